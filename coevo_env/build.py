@@ -1,0 +1,92 @@
+"""From names to a game: resolves the task, the model and the options that all faces share.
+
+One idea: every face takes the same keywords, and they are written down once, here and in `Rules`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .core import Rules
+from .errors import ConfigError
+from .kl import KLConfig
+from .task import Task, make_task
+
+if TYPE_CHECKING:
+    from .reference import ReferencePolicy
+
+__all__ = ["agent_names", "build"]
+
+
+def build(
+    task: str | Task = "sentiment",
+    model: Any = None,
+    *,
+    kl: KLConfig | str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    task_options: dict[str, Any] | None = None,
+    **rules: Any,
+) -> tuple[Rules, ReferencePolicy | None]:
+    """Builds the rules of a game and its reference policy.
+
+    Args:
+        task: A `Task`, or a name for `make_task`.
+        model: The reference policy: None (the task's own), "embedded", "smollm2", a directory, a hub name, or any `ReferencePolicy`
+            with a `tokenizer` (or with a task that brings one).
+        kl: A `KLConfig`, or its mode alone. With "off" no model is loaded, only a tokenizer.
+        device, dtype: Where and how a named model is loaded.
+        trust_remote_code: Lets transformers run code that comes with a hub model. Off unless you ask for it.
+        task_options: Options of a task given by name.
+        rules: Options of `Rules`.
+
+    Raises:
+        ConfigError: A name is unknown, an option does not fit, or the vocabularies of task and model differ.
+    """
+    task = make_task(task, **(task_options or {}))
+    config = KLConfig(mode=kl) if isinstance(kl, str) else kl or KLConfig()  # type: ignore[arg-type]  # validated by KLConfig
+    spec = task.model if model is None else model
+    reference: ReferencePolicy | None = None
+    banned: tuple[int, ...] = ()
+    tokenizer = task.tokenizer
+    if config.mode != "off":
+        from .loading import load_reference
+
+        reference = load_reference(spec, tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        tokenizer = tokenizer or getattr(reference, "tokenizer", None)
+    elif tokenizer is None:
+        from .loading import load_tokenizer
+
+        tokenizer = getattr(spec, "tokenizer", None) or load_tokenizer(spec, trust_remote_code=trust_remote_code)
+    if tokenizer is None:
+        raise ConfigError(
+            f"neither task {task.name!r} nor model {spec!r} has a tokenizer; pass a task with `tokenizer=` or a model that has one."
+        )
+    if reference is not None and reference.vocab_size != tokenizer.vocab_size:
+        named = repr(spec) if isinstance(spec, str) else "given"
+        raise ConfigError(
+            f"task {task.name!r} has a vocabulary of {tokenizer.vocab_size} tokens and the model {named} one of {reference.vocab_size}; "
+            "they must agree. Use the model that belongs to the task, or leave the task's tokenizer None."
+        )
+    banned = tuple(getattr(tokenizer, "banned", ()))
+    try:
+        return Rules(task, tokenizer, kl=config, banned=banned, **rules), reference
+    except TypeError as error:
+        raise ConfigError(f"{error}. The options of a game are those of coevo_env.Rules and coevo_env.build.") from None
+
+
+def agent_names(num_agents: int, ids: str = "agent") -> list[str]:
+    """Names of the agents: `llm1..llmN`, or with ids="role" `pioneer`, `observer` (`observer1..` where there are several).
+
+    >>> agent_names(3, "role")
+    ['pioneer', 'observer1', 'observer2']
+    """
+    if ids == "agent":
+        return [f"llm{i + 1}" for i in range(num_agents)]
+    if ids == "role":
+        observers = ["observer"] if num_agents == 2 else [f"observer{i}" for i in range(1, num_agents)]
+        return ["pioneer", *observers][:num_agents]
+    from .errors import unknown_name
+
+    raise unknown_name("agent_ids", ids, ["agent", "role"])

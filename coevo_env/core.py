@@ -1,0 +1,360 @@
+"""The rules of an episode: one prompt, one turn per seat, then everybody is paid.
+
+One idea: an episode is determined by (rules, episode index, the tokens of each turn). All faces (AEC, parallel, gymnasium, batched) hold
+`Episode` objects and ask them the same questions; none has rules of its own. This module imports neither pettingzoo nor torch, holds
+no model and never samples: whatever acts hands it token ids.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import ConfigError, NonFiniteError, RewardError, unknown_name
+from .kl import KLConfig
+from .mixing import mixing_matrix
+from .rng import rng
+from .roles import RoleSchedule, make_schedule
+from .sampling import Sampling
+from .task import Prompt, Task, Tokenizer
+
+__all__ = ["Episode", "Rules", "Scores", "Turn"]
+
+VISIBILITY = ("all", "previous", "none")
+
+
+class Turn:
+    """The consecutive tokens of one agent.
+
+    Attributes:
+        seat: Order of play, 0 is the pioneer.
+        agent: Index of the agent in this seat.
+        context: Ids the agent conditions on.
+        tokens: Ids emitted so far, EOS included.
+        done: Whether EOS or the token budget ended the turn.
+        cut: Whether the budget ended it.
+        text: The decoded response, once done.
+    """
+
+    __slots__ = ("agent", "context", "cut", "done", "seat", "text", "tokens")
+
+    def __init__(self, seat: int, agent: int, context: list[int]):
+        self.seat, self.agent, self.context = seat, agent, context
+        self.tokens: list[int] = []
+        self.done = self.cut = False
+        self.text = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a batch of B finished episodes earned; columns are seats, in order of play.
+
+    Attributes:
+        terms: Raw value of each reward term, before its weight, each of shape (B, N).
+        task: Weighted sum of the terms, shape (B, N).
+        team: After mixing, shape (B, N).
+    """
+
+    terms: dict[str, np.ndarray]
+    task: np.ndarray
+    team: np.ndarray
+
+
+class Rules:
+    """Everything about the game that does not change between episodes.
+
+    Args:
+        task: Prompts, templates and rewards.
+        tokenizer: Text <-> ids.
+        num_agents: N >= 1.
+        context: What an observer sees of the earlier responses: "all", "previous", or "none" (it reads the pioneer's template: the
+            paper's "no knowledge transfer" ablation).
+        roles: A `RoleSchedule` or its name ("periodic", "rotation", "random", "never").
+        exchange_every: Episodes between role exchanges, for schedules given by name.
+        mixing: A mode of `mixing.MODES` or an (N, N) matrix in order of play.
+        mixing_weight: lambda of the mode "weighted".
+        kl: How KL is paid.
+        seed: Seed of prompts and roles.
+        split: "train" or "test".
+        max_new_tokens, min_new_tokens, max_context: Override the task's; max_new_tokens is the token budget of a turn.
+        temperature: Of behaviour and reference policies alike.
+        banned: Ids that are never legal.
+
+    Raises:
+        ConfigError: Anything that could not be played.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: Tokenizer,
+        *,
+        num_agents: int = 2,
+        context: str = "all",
+        roles: str | RoleSchedule = "periodic",
+        exchange_every: int = 1,
+        mixing: str | np.ndarray = "cooperative",
+        mixing_weight: float = 1.0,
+        kl: KLConfig | None = None,
+        seed: int = 0,
+        split: str = "train",
+        max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None,
+        max_context: int | None = None,
+        temperature: float = 1.0,
+        banned: Sequence[int] = (),
+    ):
+        if int(num_agents) != num_agents or num_agents < 1:
+            raise ConfigError(f"num_agents={num_agents!r}; expected a whole number >= 1 (1 is ordinary RL fine-tuning).")
+        if context not in VISIBILITY:
+            raise unknown_name("context", context, VISIBILITY)
+        if tokenizer.eos_id is None or not 0 <= tokenizer.eos_id < tokenizer.vocab_size:
+            raise ConfigError(
+                f"the tokenizer's EOS id is {tokenizer.eos_id!r} (vocabulary {tokenizer.vocab_size}); a turn ends with EOS, so one is needed. "
+                "Set `tokenizer.eos_token` before you pass it."
+            )
+        self.task, self.tokenizer, self.num_agents, self.context = task, tokenizer, int(num_agents), context
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"seed={seed!r}; expected a whole number >= 0.")
+        self._schedule = (roles, exchange_every)
+        self.roles = make_schedule(roles, self.num_agents, exchange_every, int(seed))
+        self.mixing = mixing_matrix(mixing, self.num_agents, mixing_weight)
+        self.kl = kl or KLConfig()
+        self.seed, self.split, self.prompts = int(seed), split, task.prompts(split)
+        self.max_new_tokens = task.max_new_tokens if max_new_tokens is None else int(max_new_tokens)
+        min_new_tokens = min(task.min_new_tokens, self.max_new_tokens) if min_new_tokens is None else int(min_new_tokens)
+        self.max_context = task.max_context if max_context is None else int(max_context)
+        if not 0 <= min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1 or self.max_context < 1:
+            raise ConfigError(
+                f"min_new_tokens={min_new_tokens}, max_new_tokens={self.max_new_tokens}, max_context={self.max_context}; expected "
+                "0 <= min_new_tokens <= max_new_tokens, max_new_tokens >= 1 and max_context >= 1."
+            )
+        if temperature <= 0:
+            raise ConfigError(f"temperature={temperature!r}; expected a number > 0 (greedy decoding has no log-probs to learn from).")
+        self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
+        self.sampling = Sampling(temperature, 0, 1.0, min_new_tokens, self.eos_id, tuple(int(i) for i in banned))
+        if not self.sampling.mask(self.vocab_size, 0).any():
+            raise ConfigError(
+                f"no token of {self.vocab_size} is legal at the start of a response (banned: {len(self.sampling.banned)}, "
+                f"min_new_tokens={min_new_tokens}); lower min_new_tokens or ban fewer tokens."
+            )
+        self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
+        self._pioneer_contexts: dict[int, list[int]] = {}
+        self._epoch, self._order = -1, np.arange(0)
+        for index in range(min(len(self.prompts), 64)):  # a context that cannot fit should be found before anything is computed
+            prompt = task.prompt(split, index)
+            self._pioneer_context(index, prompt)
+            if self.num_agents > 1 and context != "none":
+                self._observer_context(prompt, [""])
+
+    # ---------------------------------------------------------------- the game
+    def prompt_index(self, episode: int) -> int:
+        """Which prompt an episode is about: each epoch is its own permutation of the split, drawn from (seed, epoch)."""
+        epoch, position = divmod(int(episode), len(self.prompts))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, rng(self.seed, epoch, stream="prompts").permutation(len(self.prompts))
+        return int(self._order[position])
+
+    def reseeded(self, seed: int) -> Rules:
+        """The same rules with another seed of prompts and roles. A `RoleSchedule` that was given as an object stays as it is."""
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"seed={seed!r}; expected a whole number >= 0.")
+        rules = copy.copy(self)
+        rules.seed, rules._epoch, rules._order = int(seed), -1, np.arange(0)
+        rules.roles = make_schedule(self._schedule[0], self.num_agents, self._schedule[1], rules.seed)
+        return rules
+
+    def start(self, episode: int) -> Episode:
+        """Episode number `episode`, with the pioneer's turn begun."""
+        return Episode(self, int(episode))
+
+    def turn_context(self, prompt_index: int, prompt: Prompt, responses: Sequence[str]) -> list[int]:
+        """Ids that the next seat reads, given the responses so far. The caller must not change the list."""
+        if not responses or self.context == "none":
+            return self._pioneer_context(prompt_index, prompt)
+        return self._observer_context(prompt, responses if self.context == "all" else responses[-1:])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of a response: what stands before EOS."""
+        return self.task.clean(self.tokenizer.decode(tokens[:-1] if tokens and tokens[-1] == self.eos_id else tokens))
+
+    def score(self, episodes: Sequence[Episode]) -> Scores:
+        """Scores finished episodes, all responses in one call of each reward term.
+
+        Raises:
+            RewardError: A term raised, or returned the wrong number or type of values.
+            NonFiniteError: A value is NaN or infinite.
+        """
+        prompts = [episode.prompt for episode in episodes for _ in episode.turns]
+        responses = [turn.text for episode in episodes for turn in episode.turns]
+        shape = (len(episodes), self.num_agents)
+        terms: dict[str, np.ndarray] = {}
+        task = np.zeros(shape)
+        for name, (weight, function) in self.terms.items():
+            values = self._term(name, function, prompts, responses, episodes).reshape(shape)
+            terms[name] = values
+            task = task + weight * values  # (B, N)
+        return Scores(terms, task, task @ self.mixing.T)
+
+    # ---------------------------------------------------------------- internals
+    def _term(self, name, function, prompts, responses, episodes) -> np.ndarray:
+        where = f"task {self.task.name!r}, reward {name!r}"
+
+        def about(row: int) -> str:
+            episode = episodes[row // self.num_agents]
+            return f"the response {responses[row]!r} to prompt {episode.prompt_index} of the {self.split} split, {str(episode.prompt)!r}"
+
+        try:
+            raw = function(prompts, responses)
+        except Exception as error:
+            row = _culprit(function, prompts, responses)
+            on = f"{len(responses)} responses, but on none of them alone" if row is None else about(row)
+            raise RewardError(
+                f"{where}: raised {type(error).__name__}: {error} on {on}. Try it with coevo_env.testing.check_reward."
+            ) from error
+        try:
+            got = -1 if isinstance(raw, (str, bytes)) else len(raw)
+        except TypeError:
+            got = -1
+        if got < 0:
+            raise RewardError(f"{where}: returned {type(raw).__name__}; expected a list of {len(responses)} floats.")
+        if got != len(responses):
+            raise RewardError(f"{where}: returned {got} values for {len(responses)} responses; expected one float for each.")
+        values = np.zeros(got)
+        for row, value in enumerate(raw):
+            try:
+                values[row] = _number(value)
+            except TypeError as error:
+                raise RewardError(f"{where}: returned {error}, for {about(row)}; expected a list of floats.") from None
+        finite = np.isfinite(values)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise NonFiniteError(f"{where}: returned {values[row]} for {about(row)}; expected a finite number.")
+        return values
+
+    def _pioneer_context(self, index: int, prompt: Prompt) -> list[int]:
+        if index not in self._pioneer_contexts:
+            ids = self.tokenizer.encode(self.task.render(prompt))
+            if not 0 < len(ids) <= self.max_context:
+                raise self._does_not_fit("pioneer", index, prompt, len(ids))
+            self._pioneer_contexts[index] = ids
+        return self._pioneer_contexts[index]
+
+    def _observer_context(self, prompt: Prompt, responses: Sequence[str]) -> list[int]:
+        ids = self.tokenizer.encode(self.task.render(prompt, responses))
+        if len(ids) <= self.max_context:
+            return ids
+        partner = self.tokenizer.encode(self.task.separator.join(responses))
+        keep = len(partner)
+        while len(ids) > self.max_context:  # the end of the partner's text gives way, never the prompt
+            if keep == 0:
+                raise self._does_not_fit("observer", None, prompt, len(ids))
+            keep = max(0, keep - (len(ids) - self.max_context))
+            ids = self.tokenizer.encode(self.task.render(prompt, [self.tokenizer.decode(partner[:keep])]))
+        return ids
+
+    def _does_not_fit(self, role: str, index: int | None, prompt: Prompt, length: int) -> ConfigError:
+        which = "" if index is None else f" {index}"
+        return ConfigError(
+            f"task {self.task.name!r}: the {role}'s context for prompt{which} {str(prompt)[:60]!r} has {length} tokens without any response; "
+            f"expected 1 to max_context={self.max_context}. Raise max_context or shorten the prompt."
+        )
+
+
+class Episode:
+    """One prompt and every agent's turn. Seats play in order; `append` one token at a time or `take` a whole turn.
+
+    Attributes:
+        index: The episode number.
+        prompt_index, prompt: What the episode is about.
+        seats: `seats[k]` is the agent in seat k.
+        turns: Begun turns, in order of play; the last one is current until `done`.
+        done: Whether every turn has ended.
+    """
+
+    __slots__ = ("done", "index", "prompt", "prompt_index", "rules", "seats", "turns")
+
+    def __init__(self, rules: Rules, index: int):
+        self.rules, self.index = rules, index
+        self.prompt_index = rules.prompt_index(index)
+        self.prompt = rules.task.prompt(rules.split, self.prompt_index)
+        self.seats = rules.roles.assignment(index)
+        self.turns: list[Turn] = []
+        self.done = False
+        self._begin()
+
+    @property
+    def turn(self) -> Turn:
+        """The current turn (the last one when the episode is done)."""
+        return self.turns[-1]
+
+    @property
+    def responses(self) -> list[str]:
+        """Texts of the finished turns."""
+        return [turn.text for turn in self.turns if turn.done]
+
+    def append(self, token: int) -> bool:
+        """Plays one token; returns whether it ended the turn (the next turn is begun then, or the episode is done)."""
+        turn = self.turns[-1]
+        turn.tokens.append(token)
+        ended = token == self.rules.eos_id
+        if not ended and len(turn.tokens) < self.rules.max_new_tokens:
+            return False
+        self._end(turn, cut=not ended)
+        return True
+
+    def take(self, tokens: list[int]) -> None:
+        """Plays a whole turn: 1 to max_new_tokens ids, of which only the last may be EOS, and is unless the budget is full.
+
+        Raises:
+            ConfigError: The tokens are not one whole turn.
+        """
+        rules, length, eos = self.rules, len(tokens), self.rules.eos_id
+        turn = self.turns[-1]
+        ended = length > 0 and tokens[-1] == eos
+        if turn.tokens or self.done or not 0 < length <= rules.max_new_tokens or not (ended or length == rules.max_new_tokens):
+            raise ConfigError(
+                f"episode {self.index}, seat {turn.seat}: got a turn of {length} tokens{'' if ended else ' without EOS'}; expected 1 to "
+                f"{rules.max_new_tokens} tokens that end with EOS ({eos}) or fill the budget, at the start of a turn."
+            )
+        if eos in tokens[:-1] or min(tokens) < 0 or max(tokens) >= rules.vocab_size:
+            raise ConfigError(
+                f"episode {self.index}, seat {turn.seat}: got tokens {tokens}; expected ids in [0, {rules.vocab_size}) with EOS ({eos}) "
+                "only at the end."
+            )
+        turn.tokens = tokens
+        self._end(turn, cut=not ended)
+
+    def _begin(self) -> None:
+        seat = len(self.turns)
+        context = self.rules.turn_context(self.prompt_index, self.prompt, [turn.text for turn in self.turns])
+        self.turns.append(Turn(seat, self.seats[seat], context))
+
+    def _end(self, turn: Turn, cut: bool) -> None:
+        turn.done, turn.cut, turn.text = True, cut, self.rules.text(turn.tokens)
+        if turn.seat + 1 < self.rules.num_agents:
+            self._begin()
+        else:
+            self.done = True
+
+
+def _number(value: object) -> float:
+    if isinstance(value, (str, bytes)) or value is None:
+        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values")
+    try:
+        return float(value)  # type: ignore[arg-type]  # python, numpy and torch numbers all know float()
+    except (TypeError, ValueError):
+        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values") from None
+
+
+def _culprit(function, prompts, responses) -> int | None:
+    """The first response on which a reward function fails by itself."""
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        try:
+            function([prompt], [response])
+        except Exception:
+            return row
+    return None

@@ -1,0 +1,60 @@
+"""The errors users meet, each a sentence that says what was wrong, what was got, what was expected and what to do.
+
+Every error of this package is a `CoevoError`, so that a command can print it without a traceback. It is a `ValueError` too, because
+bad input is what nearly all of them report. `assert` is for our own bugs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CheckFailed", "CoevoError", "ConfigError", "MissingExtraError", "NonFiniteError", "RewardError", "unknown_name"]
+
+
+class CoevoError(ValueError):
+    """Base of all errors that a user can cause or mend."""
+
+
+class ConfigError(CoevoError):
+    """An option, name or combination of options that cannot work; raised at construction, before anything is computed."""
+
+
+class RewardError(CoevoError):
+    """A reward function returned something other than one finite number per response."""
+
+
+class NonFiniteError(CoevoError):
+    """A reward, log-prob or loss became NaN or infinite."""
+
+
+class CheckFailed(CoevoError):
+    """A plug-in (task, reward, learner) broke a promise that `coevo_env.testing` checks.
+
+    Attributes:
+        what, got, expected: The sentence in parts.
+    """
+
+    def __init__(self, what: str, got: object, expected: str):
+        super().__init__(f"{what}: got {got}; expected {expected}.")
+        self.what, self.got, self.expected = what, got, expected
+
+
+class MissingExtraError(CoevoError, ImportError):
+    """An optional dependency is not installed; the message names the command that installs it."""
+
+    def __init__(self, what: str, package: str, extra: str | None = None):
+        command = f"pip install 'coevo-env[{extra}]'" if extra else f"pip install {package}"
+        super().__init__(f"{what} needs the package {package!r}, which is not installed. Install it with: {command}")
+
+
+def unknown_name(what: str, got: object, options: Iterable[str]) -> ConfigError:
+    """An error for a name that is not among `options`, suggesting the nearest.
+
+    >>> print(unknown_name("role schedule", "perodic", ["periodic", "random"]))
+    unknown role schedule 'perodic': expected one of periodic, random. Did you mean 'periodic'?
+    """
+    options = list(options)
+    near = difflib.get_close_matches(str(got), options, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown {what} {got!r}: expected one of {', '.join(options)}.{hint}")

@@ -1,0 +1,430 @@
+"""Any Hugging Face causal language model as a policy over token ids: it samples, scores, and walks token by token.
+
+One idea: a log-prob has one definition. Sampling and scoring share the padding (left, with explicit position ids), the warp and the
+normalisation, so what `generate` drew and what `score` says of it agree to rounding. Logits exist for a few positions at a time
+only: no (B, T, V) tensor is ever kept.
+
+A `LanguageModel` is a view: several views can share one module, each with a LoRA adapter of its own, or with all adapters off
+(the reference). Learning is not done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from .errors import ConfigError
+from .logits import FrozenHead, invert, warp_logits
+from .models import resolve
+from .sampling import Sampling
+from .tokenizer import TextTokenizer
+
+__all__ = ["Generation", "LanguageModel", "pick_device", "warp_logits"]
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits that may exist at once while scoring: 16 M float32, 64 MiB."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Sampled turns.
+
+    Attributes:
+        tokens: int64 (B, T), 0 behind `lengths`.
+        lengths: int64 (B,).
+        logprobs: float64 (B, T), of the tokens under the warp they were drawn with; 0 behind `lengths`.
+        values: float64 (B, T) or None: what `value` said of the state in which each token was chosen.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    logprobs: np.ndarray
+    values: np.ndarray | None = None
+
+
+def pick_device(device: str) -> torch.device:
+    """A torch device, with a clear error where it is not there. "auto" takes CUDA if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'auto' ({str(error).splitlines()[0]}).") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: this PyTorch ({torch.__version__}) sees no CUDA device. Use device='cpu' or 'auto'.")
+    return chosen
+
+
+class LanguageModel:
+    """A causal LM with its tokenizer, as a policy.
+
+    Args:
+        module: A transformers causal LM, or a peft model around one. It is put into eval mode: dropout is off, always.
+        tokenizer: Wrapped tokenizer.
+        adapter: For a peft module: the adapter this view uses, or None for the base model with adapters off.
+
+    Attributes:
+        vocab_size: V.
+        hidden_size: Width of the last hidden layer (input of value heads).
+    """
+
+    def __init__(self, module: Any, tokenizer: TextTokenizer, adapter: str | None = None):
+        self.module, self.tokenizer, self.adapter = module.eval(), tokenizer, adapter
+        self.is_peft = hasattr(module, "peft_config")
+        self.causal = module.get_base_model() if self.is_peft else module
+        config = self.causal.config.get_text_config()
+        self.vocab_size, self.hidden_size = int(config.vocab_size), int(config.hidden_size)
+        self.max_positions = getattr(config, "max_position_embeddings", None)
+        self.head = self.causal.get_output_embeddings()
+        self.backbone = self.causal.base_model
+        if self.tokenizer.vocab_size != self.vocab_size:
+            raise ConfigError(
+                f"the tokenizer knows {self.tokenizer.vocab_size} ids and the model {self.vocab_size}; they do not belong together."
+            )
+        self._head_is_all = self._check_head()
+        self._takes_grid = self._check_grid()
+
+    # ---------------------------------------------------------------- making views
+    @classmethod
+    def from_pretrained(
+        cls, spec: str | os.PathLike[str], *, device: str = "cpu", dtype: str = "float32", trust_remote_code: bool = False
+    ) -> LanguageModel:
+        """Loads "embedded", "smollm2", a directory, or a hub name (safetensors only).
+
+        Raises:
+            ConfigError: It does not exist, has no EOS token, or the device or dtype is not there.
+        """
+        import transformers
+        from transformers import AutoModelForCausalLM
+
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
+        target = pick_device(device)
+        path = resolve(spec)
+        key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
+        bar = transformers.utils.logging.is_progress_bar_enabled()
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            module: Any = AutoModelForCausalLM.from_pretrained(
+                path, use_safetensors=True, trust_remote_code=trust_remote_code, **{key: DTYPES[dtype]}
+            )
+        except Exception as error:  # transformers, safetensors and the hub each have their own families
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+                raise
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(f"no causal language model could be loaded from {os.fspath(spec)!r}: {first}") from error
+        finally:
+            if bar:
+                transformers.utils.logging.enable_progress_bar()
+        module.to(target)
+        vocab_size = module.config.get_text_config().vocab_size
+        return cls(module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code))
+
+    def clone(self) -> LanguageModel:
+        """A view with trainable parameters of its own, whether or not these here are frozen."""
+        return LanguageModel(copy.deepcopy(self.module).requires_grad_(True), self.tokenizer, self.adapter)
+
+    def with_adapter(self, adapter: str | None) -> LanguageModel:
+        """Another view of the same peft module: one of its adapters, or None for all adapters off."""
+        view = copy.copy(self)
+        view.adapter = adapter
+        return view
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Makes the module behave as this view while inside."""
+        if not self.is_peft:
+            yield
+        elif self.adapter is None:
+            with self.module.disable_adapter():
+                yield
+        else:
+            if self.module.active_adapter != self.adapter:
+                self.module.set_adapter(self.adapter)
+            yield
+
+    # ---------------------------------------------------------------- sampling
+    @torch.no_grad()
+    def generate(
+        self,
+        contexts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: Sampling,
+        uniforms: np.ndarray,
+        value: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Generation:
+        """Samples a turn for each context, with a KV cache.
+
+        Args:
+            contexts: B lists of ids, ragged.
+            max_new_tokens: Token budget T.
+            sampling: The warp; temperature 0 is greedy.
+            uniforms: float (B, T) in [0, 1): each token is the inverse of the cumulative distribution at its uniform, so a row does not
+                depend on the other rows of the batch, beyond rounding.
+            value: Maps last hidden states (B, H) to values (B,).
+        """
+        batch, device = len(contexts), self.device
+        ids, mask, positions = self._left_padded(contexts, room=max_new_tokens)
+        width = ids.shape[1]
+        tokens = torch.zeros(batch, max_new_tokens, dtype=torch.int64, device=device)  # (B, T)
+        logprobs = torch.zeros(batch, max_new_tokens, device=device)
+        values = torch.zeros(batch, max_new_tokens, device=device)
+        lengths = torch.full((batch,), max_new_tokens, dtype=torch.int64, device=device)
+        noise = torch.as_tensor(np.asarray(uniforms), dtype=torch.float32, device=device)
+        rows = torch.arange(batch, device=device)  # rows still playing; a finished row leaves the batch and the cache
+        cache, grid = _new_cache(), None  # (B', 1, 1, L + T): what a new token may look at, made once for the turn
+        with self.active():
+            for t in range(max_new_tokens):
+                seen = mask if grid is None else grid[..., : width + t]
+                hidden, logits = self._last(ids, seen, positions, cache)
+                scores = warp_logits(logits, sampling, t)  # (B', V)
+                top = scores.amax(-1, keepdim=True)
+                mass = (scores - top).exp()  # one pass over the vocabulary both normalises and draws
+                normal = top + mass.sum(-1, keepdim=True).log()
+                chosen = scores.argmax(-1, keepdim=True) if sampling.temperature == 0 else invert(mass, noise[rows, t])
+                tokens[rows, t] = chosen[:, 0]
+                logprobs[rows, t] = (scores.gather(-1, chosen) - normal)[:, 0]
+                if value is not None:
+                    values[rows, t] = value(hidden).float()
+                going = chosen[:, 0] != sampling.eos_id
+                left = int(going.sum())
+                if left < len(rows):
+                    lengths[rows[~going]] = t + 1
+                    if left == 0:
+                        break
+                ids, positions = chosen, positions[:, -1:] + 1
+                if mask is not None and self._takes_grid:
+                    grid = torch.nn.functional.pad(mask, (0, max_new_tokens), value=1)[:, None, None].bool() if grid is None else grid
+                elif mask is not None:
+                    mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+                if left < len(rows) and t + 1 < max_new_tokens:
+                    keep = going.nonzero()[:, 0]
+                    cache.batch_select_indices(keep)
+                    rows, ids, positions = rows[keep], ids[keep], positions[keep]
+                    mask = None if mask is None else mask[keep]
+                    grid = None if grid is None else grid[keep]
+        longest = int(lengths.max())
+        return Generation(
+            tokens[:, :longest].cpu().numpy(),
+            lengths.cpu().numpy(),
+            logprobs[:, :longest].double().cpu().numpy(),
+            values[:, :longest].double().cpu().numpy() if value is not None else None,
+        )
+
+    # ---------------------------------------------------------------- scoring
+    def score_tensor(
+        self, contexts: Sequence[Sequence[int]], tokens: np.ndarray, lengths: np.ndarray, sampling: Sampling
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probs of turns with gradients, and the hidden states they came from.
+
+        Args:
+            contexts, tokens, lengths, sampling: As in `ReferencePolicy.score`.
+
+        Returns:
+            logprobs: float32 (M,), one for each of the M = sum(lengths) tokens, row by row.
+            hidden: (M, H), the last hidden state in which each token was chosen; what value heads read.
+            positions: int64 (M,), of each token in its turn.
+        """
+        hidden, targets, positions = self.hidden_states(contexts, tokens, lengths)
+        return self.token_logprobs(hidden, targets, positions, sampling), hidden, positions
+
+    def hidden_states(
+        self, contexts: Sequence[Sequence[int]], tokens: np.ndarray, lengths: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One forward pass over contexts and turns: hidden states (M, H), the tokens chosen in them (M,), their positions (M,).
+
+        For a model whose logits are not `head(hidden)` alone the "hidden states" are its logits (M, V); `token_logprobs` knows.
+        """
+        longest = int(lengths.max())
+        tokens, lengths = np.asarray(tokens)[:, :longest], np.asarray(lengths)
+        ids, mask, _ = self._left_padded(
+            [[*context, *row[:length]] for context, row, length in zip(contexts, tokens, lengths, strict=True)]
+        )
+        width = ids.shape[1]
+        place = np.arange(longest) - lengths[:, None] + width - 1  # (B, T): column whose hidden state chose token t
+        valid = np.arange(longest) < lengths[:, None]
+        first = int(place[valid].min())
+        rows, steps = np.nonzero(valid)
+        index = torch.as_tensor(rows * (width - first) + place[valid] - first, device=self.device)
+        with self.active():
+            states = self._states(ids, mask, _positions(ids, mask), keep=width - first)
+        flat = states.reshape(-1, states.shape[-1]).index_select(0, index)  # (M, H)
+        return flat, torch.as_tensor(tokens[valid], device=self.device), torch.as_tensor(steps, device=self.device)
+
+    def token_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        """float32 (M,) log-probs of `targets`, in chunks; with gradients a chunk's logits are computed again in the backward pass
+        instead of being kept, once there are more than fit in one chunk. Under a frozen head the gradient is worked out on the way."""
+        size = max(1, CHUNK_ELEMENTS // self.vocab_size)
+        frozen = type(self.head) is torch.nn.Linear and self.head.bias is None and not self.head.weight.requires_grad
+        if frozen and self._head_is_all and hidden.requires_grad and torch.is_grad_enabled():
+            return FrozenHead.apply(hidden, self.head.weight, targets, positions, sampling, size)  # type: ignore[return-value]
+        if len(targets) <= size:
+            return self._chunk(hidden, targets, positions, sampling)
+        parts = []
+        for part in zip(hidden.split(size), targets.split(size), positions.split(size), strict=True):
+            grad = torch.is_grad_enabled()
+            parts.append(checkpoint(self._chunk, *part, sampling, use_reentrant=False) if grad else self._chunk(*part, sampling))
+        return torch.cat(parts)
+
+    def _chunk(self, hidden, targets, positions, sampling: Sampling) -> torch.Tensor:
+        scores = warp_logits(self.logits(hidden), sampling, positions)
+        return scores.gather(-1, targets[:, None])[:, 0] - scores.logsumexp(-1)
+
+    def exact_kl(
+        self, hidden: torch.Tensor, reference: LanguageModel, ref_hidden: torch.Tensor, positions: torch.Tensor, sampling: Sampling
+    ) -> torch.Tensor:
+        """float32 (M,): exact KL(self || reference) over the vocabulary at each state, differentiable, in chunks like `token_logprobs`."""
+        parts = []
+        size = max(1, CHUNK_ELEMENTS // (2 * self.vocab_size))
+        for part in zip(hidden.split(size), ref_hidden.split(size), positions.split(size), strict=True):
+            grad = torch.is_grad_enabled() and len(hidden) > size
+            chunk = self._kl_chunk
+            parts.append(checkpoint(chunk, reference, *part, sampling, use_reentrant=False) if grad else chunk(reference, *part, sampling))
+        return torch.cat(parts)
+
+    def _kl_chunk(self, reference: LanguageModel, hidden, ref_hidden, positions, sampling: Sampling) -> torch.Tensor:
+        ours = warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1)
+        with torch.no_grad():
+            theirs = warp_logits(reference.logits(ref_hidden), sampling.reference, positions).log_softmax(-1)
+        difference = (ours - theirs).masked_fill(ours.isneginf(), 0.0)  # a masked token is -inf in both and counts nothing
+        return (ours.exp() * difference).sum(-1)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (M, V) of hidden states (M, H)."""
+        return self.head(hidden) if self._head_is_all else hidden
+
+    @torch.no_grad()
+    def score(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
+        """See `ReferencePolicy.score`."""
+        lengths = np.asarray(lengths)
+        logprobs, _, _ = self.score_tensor(contexts, tokens, lengths, sampling)
+        scores = np.zeros(tokens.shape)  # (B, T)
+        scores[np.arange(tokens.shape[1]) < lengths[:, None]] = logprobs.double().cpu().numpy()
+        return scores
+
+    @torch.no_grad()
+    def distributions(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
+        """See `ReferencePolicy.distributions`; this one does make a (B, T, V) array."""
+        lengths = np.asarray(lengths)
+        hidden, _, positions = self.hidden_states(contexts, tokens, lengths)
+        result = np.zeros((*tokens.shape, self.vocab_size))
+        result[np.arange(tokens.shape[1]) < lengths[:, None]] = (
+            warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1).double().cpu().numpy()
+        )
+        return result
+
+    def cursor(self, context: Sequence[int], sampling: Sampling) -> _Cursor:
+        """See `ReferencePolicy.cursor`; keeps a KV cache."""
+        return _Cursor(self, context, sampling)
+
+    # ---------------------------------------------------------------- internals
+    def _left_padded(self, contexts, room: int = 0) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        lengths = np.array([len(context) for context in contexts])
+        width = int(lengths.max())
+        if self.max_positions is not None and width + room > self.max_positions:
+            response = f" and a response of up to {room}" if room else ""
+            raise ConfigError(
+                f"a sequence of {width} tokens{response}, but the model has {self.max_positions} positions; lower max_context or "
+                "max_new_tokens."
+            )
+        ids = np.full((len(contexts), width), self.tokenizer.eos_id)
+        for row, context in enumerate(contexts):
+            ids[row, width - len(context) :] = context
+        tensor = torch.as_tensor(ids, device=self.device)
+        if lengths.min() == width:  # no padding, no mask: attention takes its fast causal path
+            return tensor, None, _positions(tensor, None)
+        mask = torch.as_tensor((np.arange(width) >= width - lengths[:, None]).astype(np.int64), device=self.device)
+        return tensor, mask, _positions(tensor, mask)
+
+    def _states(self, ids, mask, positions, keep: int, cache=None) -> torch.Tensor:
+        """States of the last `keep` columns, (B, keep, H): hidden states, or logits where they are not `head(hidden)`."""
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": cache is not None}
+        if cache is not None:
+            inputs["past_key_values"] = cache
+        if self._head_is_all:
+            return self.backbone(**inputs).last_hidden_state[:, -keep:]
+        return self.causal(**inputs, logits_to_keep=keep).logits
+
+    def _last(self, ids, mask, positions, cache) -> tuple[torch.Tensor, torch.Tensor]:
+        state = self._states(ids, mask, positions, 1, cache)[:, 0]
+        return state, self.logits(state)
+
+    @torch.no_grad()
+    def _check_head(self) -> bool:
+        """Whether logits are the output embedding applied to the last hidden state; some models scale or cap them besides."""
+        ids = torch.arange(4, device=self.device)[None] % self.vocab_size
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        logits = self.causal(**inputs).logits
+        ours = self.head(self.backbone(**inputs).last_hidden_state)
+        return ours.shape == logits.shape and bool(torch.allclose(ours, logits, atol=1e-4, rtol=1e-4))
+
+    @torch.no_grad()
+    def _check_grid(self) -> bool:
+        """Whether a ready-made boolean mask (B, 1, 1, L) does in a cached step what a 2-D mask does, so that the model need not derive
+        it in every step. Models with sliding windows make masks of several kinds and are left alone."""
+        config = self.causal.config.get_text_config()
+        if getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+            return False
+        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
+        mask = torch.ones_like(ids)
+        mask[1, :2] = 0
+        positions, results = _positions(ids, mask), []
+        for last in (mask, mask[:, None, None].bool()):
+            cache = _new_cache()
+            try:
+                self._states(ids[:, :3], mask[:, :3], positions[:, :3], 1, cache)
+                results.append(self._states(ids[:, 3:], last, positions[:, 3:], 1, cache))
+            except (RuntimeError, TypeError, ValueError, IndexError):
+                return False
+        return bool(torch.allclose(*results, atol=1e-5, rtol=1e-4)) and bool(results[0].isfinite().all())
+
+
+class _Cursor:
+    def __init__(self, model: LanguageModel, context: Sequence[int], sampling: Sampling):
+        self.model, self.sampling, self.cache, self.position = model, sampling, _new_cache(), 0
+        self.pending = list(context)
+        self.seen = 0
+        self.current: np.ndarray | None = None
+
+    @torch.no_grad()
+    def logprobs(self) -> np.ndarray:
+        if self.current is None:
+            ids = torch.as_tensor([self.pending], device=self.model.device)
+            positions = torch.arange(self.seen, self.seen + len(self.pending), device=self.model.device)[None]
+            with self.model.active():
+                _, logits = self.model._last(ids, None, positions, self.cache)
+            self.current = warp_logits(logits, self.sampling, self.position).log_softmax(-1)[0].double().cpu().numpy()
+            self.seen += len(self.pending)
+            self.pending = []
+        return self.current
+
+    def push(self, token: int) -> None:
+        self.pending.append(token)
+        self.position += 1
+        self.current = None
+
+
+def _new_cache() -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def _positions(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+    return (mask.cumsum(1) - 1).clamp_(min=0)

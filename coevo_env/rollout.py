@@ -1,0 +1,77 @@
+"""A rollout: the finished turns of one agent in one batch of episodes, with everything a learner needs and nothing else.
+
+One idea: learners see arrays of token ids, log-probs and rewards. They never see the environment, the partner or the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+__all__ = ["Rollout"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B turns of one agent, sorted by episode (B responses, T tokens at most).
+
+    Attributes:
+        contexts: B lists of ids, ragged: what the agent read.
+        tokens: int64 (B, T), 0 behind `lengths`.
+        lengths: int64 (B,).
+        logprobs: float64 (B, T), behaviour policy, 0 behind `lengths`.
+        ref_logprobs: float64 (B, T), reference policy; zeros when KL is off.
+        kl: float64 (B, T), the KL estimate at each token in nats, as it was paid or (mode "loss") measured; zeros when it is unknown.
+        shaping: float64 (B, T), the reward that KL shaping paid.
+        task_reward: float64 (B,), what the reward function said of the agent's own response.
+        team_reward: float64 (B,), after mixing among agents.
+        beta: KL coefficient in force.
+        episodes, seats: int64 (B,).
+        values: float64 (B, T) or None, the learner's own estimates at sampling time.
+    """
+
+    contexts: list[list[int]]
+    tokens: np.ndarray
+    lengths: np.ndarray
+    logprobs: np.ndarray
+    ref_logprobs: np.ndarray
+    kl: np.ndarray
+    shaping: np.ndarray
+    task_reward: np.ndarray
+    team_reward: np.ndarray
+    beta: float
+    episodes: np.ndarray
+    seats: np.ndarray
+    values: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (B, T): which positions are tokens."""
+        return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """float64 (B, T): shaping at each token, and the team reward on the last one."""
+        rewards = self.shaping.copy()
+        rewards[np.arange(len(self)), self.lengths - 1] += self.team_reward
+        return rewards
+
+    def token_lists(self) -> list[list[int]]:
+        """The ids of each response, without padding."""
+        return [row[:length].tolist() for row, length in zip(self.tokens, self.lengths, strict=True)]
+
+    def rows(self, index: np.ndarray) -> Rollout:
+        """The rollout restricted to some rows."""
+        picked = {name: getattr(self, name)[index] for name in _ARRAYS}
+        values = None if self.values is None else self.values[index]
+        return replace(self, contexts=[self.contexts[i] for i in index], values=values, **picked)
+
+
+_ARRAYS = (
+    *("tokens", "lengths", "logprobs", "ref_logprobs", "kl", "shaping"),
+    *("task_reward", "team_reward", "episodes", "seats"),
+)

@@ -1,0 +1,233 @@
+"""A task: prompts, role templates and the reward that scores a response. It knows nothing of tokens, agents or KL.
+
+One idea: everything a task says is text. Prompts are strings, templates are strings with two placeholders, and a reward is a function
+`(prompts, responses) -> list[float]`. Tokens enter with the model, roles with the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .errors import CoevoError, ConfigError, unknown_name
+
+__all__ = ["BUILTIN_TASKS", "Prompt", "RewardFunction", "Task", "Tokenizer", "make_task"]
+
+
+class Prompt(str):
+    """The text of one prompt, with what a reward may need to know about it.
+
+    It *is* a string, so that a reward function can treat it as one.
+
+    Attributes:
+        answer: The gold answer, or None.
+        info: Anything else (a reasoning-gym entry, a label); never shown to the agents.
+
+    >>> p = Prompt("2+3=", answer="5")
+    >>> p, p.answer
+    ('2+3=', '5')
+    """
+
+    __slots__ = ("answer", "info")
+    answer: str | None
+    info: Mapping[str, Any]
+
+    def __new__(cls, text: str, answer: str | None = None, info: Mapping[str, Any] | None = None) -> Prompt:
+        self = super().__new__(cls, text)
+        self.answer = answer
+        self.info = info or {}
+        return self
+
+    def __reduce__(self):
+        return (Prompt, (str(self), self.answer, dict(self.info)))
+
+
+RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+"""Scores a batch: `(prompts, responses) -> one float per response`. It never sees tokens, log-probs, roles or KL, and the score of a
+response must not depend on what else is in the batch (`coevo_env.testing.check_reward` proves it)."""
+
+
+class Tokenizer(Protocol):
+    """What the environment needs of a tokenizer. `coevo_env.lm.TextTokenizer` wraps a Hugging Face one."""
+
+    vocab_size: int
+    eos_id: int
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+ScriptedPolicy = Callable[[Prompt, Sequence[str]], str]
+"""`(prompt, responses the agent may see) -> response`: a hand-written policy whose only purpose is to prove that the task can be scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Prompts, role templates and rewards.
+
+    Attributes:
+        name: Snake case, unique among tasks.
+        train, test: Prompts of each split, disjoint. A plain string becomes a `Prompt`.
+        rewards: Named reward terms, each a function or a pair (weight, function). The task reward is their weighted sum.
+        templates: Text an agent reads in each role: `{prompt}` is required in both, `{responses}` is what the observer may see of the
+            earlier responses of the episode (required in "observer"; not allowed in "pioneer").
+        separator: Joins several visible responses where an observer sees more than one.
+        max_new_tokens, min_new_tokens: Length of a response in tokens. EOS is refused (masked) before `min_new_tokens` tokens.
+        max_context: Longest context in tokens. A context that would not fit loses the end of the partner's text, never the prompt.
+        stop_at_newline: Whether the text of a response ends at its first line break (the tokens after it are still the agent's).
+        model: Default model: "embedded", a path or a hub name.
+        tokenizer: The tokenizer, where the task brings its own (token-level toys); None means the model's.
+        scripted: A policy that scores well, for tests and as an upper reference.
+        description: One line for `coevo tasks`.
+
+    Raises:
+        ConfigError: An empty split, a template without its placeholders, no reward, lengths out of range.
+    """
+
+    name: str
+    train: Sequence[str]
+    test: Sequence[str]
+    rewards: Mapping[str, RewardFunction | tuple[float, RewardFunction]]
+    templates: Mapping[str, str] = field(default_factory=lambda: {"pioneer": "{prompt}", "observer": "{responses}{prompt}"})
+    separator: str = " "
+    max_new_tokens: int = 16
+    min_new_tokens: int = 1
+    max_context: int = 64
+    stop_at_newline: bool = False
+    model: str = "embedded"
+    tokenizer: Tokenizer | None = None
+    scripted: ScriptedPolicy | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        for split in ("train", "test"):
+            if len(getattr(self, split)) == 0:
+                raise ConfigError(f"task {self.name!r}: the {split} split has no prompts; give at least one.")
+        if not self.rewards:
+            raise ConfigError(f"task {self.name!r}: `rewards` is empty; give at least one, such as rewards={{'length': my_function}}.")
+        for term, value in self.rewards.items():
+            if term in RESERVED_TERMS or "/" in term or not term:
+                raise ConfigError(
+                    f"task {self.name!r}: a reward term cannot be called {term!r}; its metric is `reward/<term>`, where "
+                    f"{', '.join(RESERVED_TERMS)} already mean something else. Give it another name, without a slash."
+                )
+            function = value[1] if isinstance(value, tuple) else value
+            if not callable(function):
+                raise ConfigError(
+                    f"task {self.name!r}: reward {term!r} is {function!r}; expected a function (prompts, responses) -> list of floats."
+                )
+        required = {"pioneer": {"prompt"}, "observer": {"prompt", "responses"}}
+        for role, needed in required.items():
+            if role not in self.templates:
+                raise ConfigError(f"task {self.name!r}: `templates` has no {role!r} template; got {sorted(self.templates)}.")
+            found = _placeholders(self.name, role, self.templates[role])
+            if missing := needed - found:
+                raise ConfigError(
+                    f"task {self.name!r}: the {role} template {self.templates[role]!r} lacks {{{'}, {'.join(sorted(missing))}}}; "
+                    "add it where that text should stand."
+                )
+            if extra := found - needed:
+                raise ConfigError(
+                    f"task {self.name!r}: the {role} template has the placeholder {{{'}, {'.join(sorted(extra))}}}; "
+                    f"only {{{'}, {'.join(sorted(needed))}}} can be filled there (write {{{{ }}}} for literal braces)."
+                )
+        if self.max_new_tokens < 1 or not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ConfigError(
+                f"task {self.name!r}: min_new_tokens={self.min_new_tokens}, max_new_tokens={self.max_new_tokens}; "
+                "expected 0 <= min_new_tokens <= max_new_tokens and max_new_tokens >= 1."
+            )
+        if self.max_context < 1:
+            raise ConfigError(f"task {self.name!r}: max_context={self.max_context}; expected at least 1 token.")
+
+    def prompts(self, split: str) -> Sequence[str]:
+        """The prompts of `split` ("train" or "test")."""
+        if split not in ("train", "test"):
+            raise unknown_name("split", split, ["train", "test"])
+        return self.train if split == "train" else self.test
+
+    def prompt(self, split: str, index: int) -> Prompt:
+        """Prompt `index` of `split`, as a `Prompt`."""
+        item = self.prompts(split)[index]
+        return item if isinstance(item, Prompt) else Prompt(item)
+
+    def render(self, prompt: str, responses: Sequence[str] | None = None) -> str:
+        """The text that an agent reads: the pioneer's template, or with `responses` the observer's."""
+        if responses is None:
+            return self.templates["pioneer"].format(prompt=prompt)
+        return self.templates["observer"].format(prompt=prompt, responses=self.separator.join(responses))
+
+    def clean(self, response: str) -> str:
+        """The part of a response that counts as its text."""
+        return response.split("\n", 1)[0] if self.stop_at_newline else response
+
+
+def _placeholders(task: str, role: str, template: str) -> set[str]:
+    try:
+        return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ConfigError(f"task {task!r}: the {role} template {template!r} is not a format string: {error}.") from None
+
+
+RESERVED_TERMS = ("task", "team", "shaped")
+"""Names that reward terms cannot have."""
+
+BUILTIN_TASKS = {
+    "sentiment": "coevo_env.tasks.sentiment",
+    "arithmetic": "coevo_env.tasks.arithmetic",
+    "imdb": "coevo_env.tasks.imdb",
+    "gsm8k": "coevo_env.tasks.gsm8k",
+    "toy": "coevo_env.tasks.toy",
+}
+"""Name -> module; each module has a function `task(**options) -> Task`."""
+
+
+def make_task(spec: str | Task, **options: Any) -> Task:
+    """Builds a task from its name.
+
+    Args:
+        spec: A `Task` (returned as it is), a built-in name, `"reasoning-gym/<dataset>"`, or `"package.module:function"` for one's own.
+        options: Passed to the task's function.
+
+    Raises:
+        ConfigError: The name is unknown (the nearest is suggested), or an option is not one of the task's.
+    """
+    if isinstance(spec, Task):
+        if options:
+            raise ConfigError(f"make_task got a Task object and the options {sorted(options)}; give options only with a name.")
+        return spec
+    if spec.startswith("reasoning-gym/"):
+        from .tasks import reasoning_gym
+
+        function, options = reasoning_gym.task, {"dataset": spec.split("/", 1)[1], **options}
+    elif ":" in spec:
+        module, _, attribute = spec.partition(":")
+        try:
+            function = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a module of the user's can fail in any way
+            raise ConfigError(
+                f"task {spec!r} could not be imported: {type(error).__name__}: {error}. Expected 'package.module:function'."
+            ) from error
+        if not callable(function):
+            raise ConfigError(f"task {spec!r} is a {type(function).__name__}; expected a function that returns a coevo_env.Task.")
+    elif spec in BUILTIN_TASKS:
+        function = importlib.import_module(BUILTIN_TASKS[spec]).task
+    else:
+        raise unknown_name("task", spec, [*BUILTIN_TASKS, "reasoning-gym/<dataset>", "package.module:function"])
+    try:
+        import inspect
+
+        inspect.signature(function).bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"task {spec!r}: {error}. Its options are: {inspect.signature(function)}.") from None
+    try:
+        task = function(**options)
+    except CoevoError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"task {spec!r} with the options {options} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(task, Task):
+        raise ConfigError(f"task {spec!r} returned {type(task).__name__}; expected a coevo_env.Task.")
+    return task

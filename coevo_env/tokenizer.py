@@ -1,0 +1,90 @@
+"""Text <-> ids with a Hugging Face tokenizer, reduced to what the rules of the game need.
+
+One idea: the rules encode whole rendered templates and decode whole responses; special tokens are written out in templates (`<eos>`)
+and never come out of a response, so a response cannot smuggle them into its partner's context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import ConfigError
+
+__all__ = ["TextTokenizer"]
+
+
+class TextTokenizer:
+    """Wraps a Hugging Face tokenizer.
+
+    Args:
+        hf: The tokenizer. It must have an EOS token.
+        vocab_size: Rows of the model's embedding, where it has more than the tokenizer knows.
+        chat: Whether to render contexts as one user message of the tokenizer's chat template.
+
+    Attributes:
+        vocab_size: V, the number of actions.
+        eos_id: The id that ends a turn.
+        banned: Ids that are never legal: padding that is not EOS, <unk>, BOS, and rows that the tokenizer does not know.
+
+    Raises:
+        ConfigError: The tokenizer has no EOS token, or no chat template when `chat` is set.
+    """
+
+    def __init__(self, hf: Any, vocab_size: int | None = None, chat: bool = False):
+        self.hf = hf
+        name = getattr(hf, "name_or_path", "") or type(hf).__name__
+        if hf.eos_token_id is None:
+            raise ConfigError(
+                f"the tokenizer {name!r} has no EOS token; a turn ends with EOS, so one is needed. "
+                "Set `tokenizer.eos_token` to one of its tokens and save it again."
+            )
+        if chat and not getattr(hf, "chat_template", None):
+            raise ConfigError(f"the tokenizer {name!r} has no chat template; leave chat off.")
+        self.chat = chat
+        self.known = len(hf)
+        self.vocab_size = max(int(vocab_size or 0), self.known)
+        self.eos_id = int(hf.eos_token_id)
+        special = {hf.pad_token_id, hf.unk_token_id, hf.bos_token_id} - {None, self.eos_id}
+        self.banned = tuple(sorted(special | set(range(self.known, self.vocab_size))))
+        self._markers = [token for token in hf.all_special_tokens if token]
+
+    @classmethod
+    def from_pretrained(cls, path: str, vocab_size: int | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:
+        """Loads the tokenizer in a directory or of a hub name; `vocab_size` defaults to that of the model's configuration."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        try:
+            hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+            if vocab_size is None:
+                vocab_size = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config().vocab_size
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"no tokenizer could be loaded from {path!r}: {_first_line(error)}") from error
+        return cls(hf, vocab_size)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a rendered template; special tokens in it are recognised, none is added."""
+        if self.chat:
+            return self.hf.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)[
+                "input_ids"
+            ]
+        try:
+            return self.hf.encode(text, add_special_tokens=False)
+        except Exception as error:  # what the tokenizers library raises has no class of its own
+            raise ConfigError(f"the tokenizer cannot write {text[:60]!r}: {error}. Do task and model belong together?") from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a response, free of special tokens, also of those spelled out by ordinary ones."""
+        text = self.hf.decode([i for i in ids if i < self.known], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for marker in self._markers:
+            if marker in text:
+                text = text.replace(marker, "")
+        return text
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id by itself, special tokens included; for display."""
+        return [self.hf.decode([i], clean_up_tokenization_spaces=False) if i < self.known else "" for i in ids]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
