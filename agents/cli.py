@@ -1,0 +1,288 @@
+"""The `coevo` command.
+
+One idea: a command reads words, calls one function of the package and prints what came back. Errors that a user can mend are one
+message and a non-zero exit, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from coevo_env.errors import CoevoError, ConfigError
+
+app = typer.Typer(
+    name="coevo",
+    help="Multi-agent reinforcement learning for language models: train agents that answer together, and look at what they learned.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+errors = Console(stderr=True)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # "module:function" finds a file beside the user, and never hides an installed module
+    try:
+        app()
+    except CoevoError as error:
+        _fail(str(error), 130 if type(error).__name__ == "Interrupted" else 1)
+    except KeyboardInterrupt:
+        _fail("stopped before anything could be saved; what had been saved before is whole.", 130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:  # a file or folder of the user's that cannot be read or written
+        _fail(f"{type(error).__name__}: {error}. Check the path, its permissions and the space left.")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        _fail(f"out of memory: {str(error).splitlines()[0] if str(error) else ''} Lower --batch-size, or --set ppo.micro_batch_size=8.")
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    label = "" if code == 130 else "[bold red]error:[/] "
+    errors.print(f"{label}{_escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _say(line: str) -> None:
+    """Prints a line as it is: no markup, no colours, and no line break inside a path."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    preset: Annotated[
+        str, typer.Option(help="Named settings: default, smollm2-imdb, smollm2-addition, paper-imdb, paper-gsm8k.")
+    ] = "default",
+    task: Annotated[str | None, typer.Option(help="Task name (see `coevo tasks`), or package.module:function.")] = None,
+    model: Annotated[str | None, typer.Option(help="embedded, smollm2, a model directory, or a hub name.")] = None,
+    learner: Annotated[str | None, typer.Option(help="ppo, or package.module:function.")] = None,
+    agents: Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordinary RL fine-tuning.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Length of the run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Episodes per iteration.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any setting by dotted name, e.g. --set kl.beta=0.1. Repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")] = None,
+    list_settings: Annotated[bool, typer.Option("--list-settings", help="Print every setting with its value and exit.")] = False,
+) -> None:
+    """Trains agents on a task. Without options: two agents, PPO, role exchange, on the embedded model, in about two minutes."""
+    from .config import apply, names
+    from .config import preset as find_preset
+
+    named = {
+        "task": task,
+        "model": model,
+        "learner": learner,
+        "num_agents": agents,
+        "iterations": iterations,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+    }
+    overrides = {name: value for name, value in named.items() if value is not None}
+    for item in settings or []:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {item!r}; expected NAME=VALUE, such as kl.beta=0.1.")
+        if name in overrides:
+            raise ConfigError(f"the setting {name} is given twice, as {overrides[name]!r} and {value!r}; give it once.")
+        overrides[name] = value
+    if list_settings:
+        config = apply(find_preset(preset), overrides)
+        for name in names():
+            value: Any = config
+            for part in name.split("."):
+                value = getattr(value, part)
+            _say(f"{name} = {value!r}")
+        return
+
+    from .loop import Run, read_config
+
+    if resume is not None:
+        if set(overrides) - {"iterations", "trust_remote_code"} or out is not None or preset != "default":
+            raise ConfigError(
+                "--resume continues a run with the settings it was started with; only --iterations can be given besides "
+                "(and --set trust_remote_code=true, which a run folder cannot say for you)."
+            )
+        config, folder = apply(read_config(resume), overrides), resume
+    else:
+        config, folder = apply(find_preset(preset), overrides), out or _fresh_folder(overrides.get("task") or preset)
+    from .show import progress, summary_table
+
+    with progress(console, config) as report:
+        run = Run(config, folder, resume=resume is not None, report=report, say=_say)
+        summary = run.train()
+    console.print(summary_table(summary))
+    _say(f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play {folder}")
+
+
+@app.command("eval")
+def evaluate(
+    agent: Annotated[str, typer.Argument(help="A run folder, a saved agent in it (RUN/agents/llm1), any model directory, or a hub name.")],
+    task: Annotated[str | None, typer.Option(help="Task; by default the run's, else sentiment.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Model to measure KL against; by default the run's initial model.")] = None,
+    prompts: Annotated[int, typer.Option(help="Held-out prompts.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+) -> None:
+    """Evaluates saved agents on held-out prompts, each alone."""
+    from dataclasses import replace
+
+    from rich.table import Table
+
+    from coevo_env.lm import LanguageModel
+    from coevo_env.task import make_task
+
+    from .evaluate import evaluate as measure
+    from .evaluate import evaluation_game
+
+    config, models = _agents(agent)
+    config = replace(config, device=device, eval_prompts=prompts, **({"task": task, "task_options": {}} if task else {}))
+    the_task = make_task(config.task, **config.task_options)
+
+    def load(spec: str) -> LanguageModel:
+        return LanguageModel.from_pretrained(spec, device=device, dtype=config.dtype)
+
+    base = load(reference or config.model or the_task.model)
+    game = evaluation_game(config, the_task, base)
+    rows = {"reference": base, **{name: load(path) for name, path in models.items()}}
+    for name, model in rows.items():
+        if model.vocab_size != base.vocab_size:
+            raise ConfigError(
+                f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL needs the same "
+                "tokenizer. Give --reference, the model that it was trained from."
+            )
+    table = Table(title=f"{the_task.name}: {game.batch_size} held-out prompts, each agent alone")
+    results = {name: measure(game, model, name) for name, model in rows.items()}
+    keys = list(next(iter(results.values())).metrics)
+    table.add_column("metric")
+    for name in rows:
+        table.add_column(name, justify="right")
+    for key in keys:
+        table.add_row(key, *(f"{result.metrics[key]:.4f}" for result in results.values()))
+    console.print(table)
+
+
+@app.command()
+def play(
+    agent: Annotated[str, typer.Argument(help="A run folder, or a model directory or name that plays every role.")] = "embedded",
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt to answer; without it, prompts are read line by line.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task; by default the run's, else sentiment.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+) -> None:
+    """Answers prompts: the pioneer first, then the observer after reading it, with the reward of every token."""
+    from .show import play as answer
+
+    config, models = _agents(agent)
+    answer(console, config, list(models.values()), prompt, task, seed)
+
+
+@app.command()
+def tasks() -> None:
+    """Lists the built-in tasks."""
+    import importlib
+    import os
+
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # a list should not wait for a network, nor fetch data sets
+
+    from rich.table import Table
+
+    from coevo_env.task import BUILTIN_TASKS, make_task
+
+    table = Table("task", "what it is", "train / test", "default model")
+    for name in BUILTIN_TASKS:
+        try:
+            task = make_task(name)
+            table.add_row(name, task.description, f"{len(task.train)} / {len(task.test)}", task.model)
+        except CoevoError:
+            what = (importlib.import_module(BUILTIN_TASKS[name]).__doc__ or "").splitlines()[0]
+            table.add_row(name, f"{_escape(what)} [dim](not installed here; `coevo train --task {name}` says how)[/]", "", "")
+    table.add_row("reasoning-gym/<dataset>", "any dataset of reasoning-gym (extra: reasoning-gym)", "generated", "any")
+    table.add_row("package.module:function", "your own (docs/add_a_task.md)", "", "")
+    console.print(table)
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    html: Annotated[Path | None, typer.Option(help="Where to write the page; by default RUN/report.html.")] = None,
+) -> None:
+    """Shows a run: summary, curves and transcripts in the terminal, and all of it as one self-contained HTML page."""
+    from .show import page, terminal
+
+    terminal(run, console)
+    _say(f"Page: {page(run, html)}")
+
+
+@app.command()
+def assets(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; by default all.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make them again.")] = False,
+) -> None:
+    """Installs the real language model and the real reviews into the cache (about 110 MB to download, 700 MB on disk)."""
+    from coevo_env.assets import prepare
+
+    prepare(names or None, force=force, log=_say)
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    import coevo_env
+
+    _say(coevo_env.__version__)
+
+
+def _agents(spec: str) -> tuple[Any, dict[str, str]]:
+    """The config and the saved models that a run folder, a model directory or a name stands for."""
+    from .config import Config
+    from .loop import read_config
+
+    path = Path(spec)
+    if (path / "agents").is_dir():
+        folders = [folder for folder in (path / "agents").iterdir() if (folder / "config.json").exists() and folder.name[0] != "."]
+        if folders:
+            return read_config(path), {folder.name: str(folder) for folder in sorted(folders, key=lambda f: (len(f.name), f.name))}
+    if path.is_dir() and ((path / "metrics.jsonl").exists() or (path / "checkpoints").exists()):
+        raise ConfigError(f"{spec} has no saved agents yet: the run did not finish. Continue it with: coevo train --resume {spec}")
+    if path.parent.name == "agents" and (path.parent.parent / "config.json").exists():
+        return read_config(path.parent.parent), {path.name: spec}
+    return Config(model=spec), {path.name or spec: spec}
+
+
+def _fresh_folder(name: str) -> Path:
+    """A folder in runs/ that does not exist yet."""
+    import time
+
+    stem = name.replace("/", "-").replace(":", "-")
+    stem = "sentiment" if stem == "default" else stem
+    base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

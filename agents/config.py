@@ -1,0 +1,293 @@
+"""The settings of a run, written once: dataclasses with defaults. The command line, presets and saved runs are all overrides of them.
+
+One idea: `Config` is the only place where a setting has a name, a type and a default; `apply` sets any of them by dotted name and says
+which name was meant when it is misspelt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coevo_env.errors import ConfigError, unknown_name
+from coevo_env.kl import KLConfig
+
+from .policy import LoRAConfig
+from .ppo import PPOConfig
+
+__all__ = ["PRESETS", "Config", "apply", "from_dict", "names", "preset", "to_dict"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run, with its seed.
+
+    Attributes:
+        task, task_options: See `coevo_env.make_task`.
+        model: Initial and reference model: "" (the task's own), "embedded", "smollm2", a directory or a hub name.
+        num_agents: N; 1 is single-agent PPO.
+        context: What observers see: "all", "previous", "none".
+        roles: "periodic", "rotation", "random", "never".
+        exchange_every: Iterations between role exchanges (the paper: 5); 0 exchanges after every episode, so that a batch holds all orders.
+        reset_at_exchange: Forget optimiser moments, reward statistics and the KL controller's state whenever roles change, as the paper's
+            released code does; weights stay. For reproduction only.
+        mixing, mixing_weight: Reward mixing: "cooperative", "own", "weighted", "competitive"; lambda of "weighted".
+        max_new_tokens, min_new_tokens, max_context: Override the task's; 0 keeps them (-1 for min_new_tokens).
+        temperature: Of sampling, scoring and the reference.
+        kl: KL shaping and its controller.
+        learner: "ppo", or "package.module:function".
+        ppo: Settings of PPO.
+        weights: "separate" (a copy of the model each) or "lora" (adapters on one frozen base).
+        lora: Settings of the adapters.
+        batch_size: Episodes per iteration.
+        iterations: Length of the run.
+        seed: Of everything.
+        eval_every: Iterations between evaluations on held-out prompts; 0 evaluates only at the start and the end.
+        eval_prompts: Held-out prompts per evaluation.
+        save_every: Iterations between checkpoints; 0 saves only at the end.
+        keep: Checkpoints kept (the best one is kept besides).
+        device, dtype: "cpu", "cuda", "auto"; "float32", "bfloat16".
+        threads: CPU threads of torch; 0 means 1 for a model under 10 M parameters, whose threads would only wait for each other, else torch's own choice.
+        trust_remote_code: Lets transformers run code that comes with a hub model.
+    """
+
+    task: str = "sentiment"
+    task_options: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+    num_agents: int = 2
+    context: str = "all"
+    roles: str = "periodic"
+    exchange_every: int = 5
+    reset_at_exchange: bool = False
+    mixing: str = "cooperative"
+    mixing_weight: float = 1.0
+    max_new_tokens: int = 0
+    min_new_tokens: int = -1
+    max_context: int = 0
+    temperature: float = 1.0
+    kl: KLConfig = field(default_factory=lambda: KLConfig(beta=0.2))
+    learner: str = "ppo"
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(learning_rate=3e-4))
+    weights: str = "separate"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    batch_size: int = 64
+    iterations: int = 120
+    seed: int = 0
+    eval_every: int = 10
+    eval_prompts: int = 128
+    save_every: int = 10
+    keep: int = 2
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 0
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in (("batch_size", 1), ("iterations", 1), ("eval_prompts", 1), ("num_agents", 1), ("keep", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name}={getattr(self, name)!r}; expected a whole number >= {low}.")
+        for name in ("exchange_every", "eval_every", "save_every", "threads", "seed", "max_new_tokens", "max_context"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r}; expected a whole number >= 0.")
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed={self.seed}; expected a whole number below 2**63.")
+        if self.weights not in ("separate", "lora"):
+            raise unknown_name("weights", self.weights, ["separate", "lora"])
+        if self.kl.mode not in ("reported", "loss"):
+            raise ConfigError(
+                f"kl.mode={self.kl.mode!r}: the training loop reports every log-prob; expected 'reported' (KL in the reward) or 'loss' "
+                "(exact KL in the loss). For no KL at all use kl.beta=0."
+            )
+        if self.ppo.minibatch_size and self.batch_size % self.ppo.minibatch_size:
+            raise ConfigError(
+                f"batch_size={self.batch_size} does not divide into minibatches of ppo.minibatch_size={self.ppo.minibatch_size}; choose a "
+                f"divisor of {self.batch_size}."
+            )
+
+    def game(self) -> dict[str, Any]:
+        """Keywords for `coevo_env.build.build`, without task and model."""
+        options: dict[str, Any] = {
+            "num_agents": self.num_agents,
+            "context": self.context,
+            "roles": self.roles,
+            "exchange_every": max(1, self.exchange_every * self.batch_size),
+            "mixing": self.mixing,
+            "mixing_weight": self.mixing_weight,
+            "temperature": self.temperature,
+            "kl": self.kl,
+            "seed": self.seed,
+            "task_options": self.task_options or None,
+        }
+        if self.max_new_tokens:
+            options["max_new_tokens"] = self.max_new_tokens
+        if self.min_new_tokens >= 0:
+            options["min_new_tokens"] = self.min_new_tokens
+        if self.max_context:
+            options["max_context"] = self.max_context
+        return options
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "smollm2-imdb": {
+        "task": "imdb",
+        "task_options": {"source": "package", "output": "signed", "centred": True},
+        "model": "smollm2",
+        "weights": "lora",
+        "ppo.learning_rate": 5e-4,
+        "ppo.epochs": 2,
+        "kl.beta": 0.02,
+        "batch_size": 32,
+        "iterations": 15,
+        "eval_every": 5,
+        "eval_prompts": 64,
+        "save_every": 5,
+    },
+    "smollm2-addition": {
+        "task": "arithmetic",
+        "task_options": {"shots": 3},
+        "model": "smollm2",
+        "weights": "lora",
+        "ppo.learning_rate": 3e-4,
+        "ppo.epochs": 2,
+        "kl.beta": 0.01,
+        "batch_size": 32,
+        "iterations": 15,
+        "eval_every": 5,
+        "eval_prompts": 64,
+        "save_every": 5,
+    },
+    "paper-imdb": {
+        "task": "imdb",
+        "model": "gpt2-large",
+        "kl.beta": 0.3,
+        "kl.estimator": "full",
+        "kl.controller": "adaptive",
+        "ppo.learning_rate": 1.41e-5,
+        "batch_size": 256,
+        "iterations": 100,
+        "device": "auto",
+    },
+    "paper-gsm8k": {
+        "task": "gsm8k",
+        "model": "meta-llama/Llama-2-7b-chat-hf",
+        "weights": "lora",
+        "dtype": "bfloat16",
+        "kl.beta": 0.01,
+        "ppo.learning_rate": 1e-4,
+        "ppo.minibatch_size": 32,
+        "ppo.micro_batch_size": 2,
+        "batch_size": 32,
+        "iterations": 100,
+        "device": "auto",
+    },
+}
+"""Named sets of overrides; docs/reproducing.md says what of the paper's settings each one is."""
+
+
+def names(config: Any = Config, prefix: str = "") -> dict[str, Any]:
+    """Every setting by dotted name, with its type."""
+    hints = typing.get_type_hints(config)
+    result: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            result.update(names(hint, f"{prefix}{item.name}."))
+        else:
+            result[prefix + item.name] = hint
+    return result
+
+
+def apply(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """A config with some settings replaced.
+
+    Args:
+        config: Where to start.
+        overrides: Dotted name -> value; a string is read as the type of the setting. `task_options.x` sets one option of the task.
+
+    Raises:
+        ConfigError: An unknown name (the nearest is suggested), or a value of another type.
+    """
+    known = names()
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in overrides.items():
+        if name.startswith("task_options."):
+            options = nested.setdefault("", {}).setdefault("task_options", dict(config.task_options))
+            options[name.split(".", 1)[1]] = _guess(value)
+            continue
+        if name not in known:
+            near = [other for other in known if other.endswith(f".{name}")] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown setting {name!r}: expected one that `coevo train --list-settings` lists.{hint}")
+        parent, _, leaf = name.rpartition(".")
+        nested.setdefault(parent, {})[leaf] = _convert(name, known[name], value)
+    top = nested.pop("", {})
+    for parent, values in nested.items():
+        top[parent] = dataclasses.replace(getattr(config, parent), **values)
+    return dataclasses.replace(config, **top)
+
+
+def preset(name: str) -> Config:
+    """The config of a preset."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return apply(Config(), PRESETS[name])
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain data for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(data: Mapping[str, Any]) -> Config:
+    """The config that `to_dict` wrote, also by an earlier version with fewer settings."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping) and name != "task_options":
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    return apply(Config(), flat)
+
+
+def _convert(name: str, hint: Any, value: Any) -> Any:
+    kind = typing.get_origin(hint) or hint
+    if kind in (typing.Union, types.UnionType) or kind is typing.Literal:
+        return value
+    try:
+        if kind is bool and isinstance(value, str):
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+        if kind is dict:
+            if not isinstance(value, Mapping):
+                raise ValueError
+            return dict(value)
+        if kind is int and not isinstance(value, int):
+            try:
+                return int(value) if isinstance(value, str) else _whole(float(value))
+            except ValueError:
+                return _whole(float(value))  # "1e3"
+        return kind(value)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ConfigError(f"setting {name}={value!r}; expected a value of type {kind.__name__}.") from None
+
+
+def _whole(value: float) -> int:
+    if value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _guess(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    import json
+
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value

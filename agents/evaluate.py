@@ -1,0 +1,112 @@
+"""Evaluation of one agent alone on held-out prompts: no partner, no role, no partner's text.
+
+One idea: an evaluation is a game of one agent on the test split, played by the same engine as training, so that reward and KL mean the
+same thing in both. Prompts and sampling noise are the same at every evaluation of a run, so that curves move only when the agent does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coevo_env.batch import BatchEnv
+from coevo_env.build import build
+from coevo_env.kl import KLConfig
+from coevo_env.metrics import summarize
+from coevo_env.rollout import Rollout
+from coevo_env.task import Task
+
+from .config import Config
+from .learner import Actor
+
+__all__ = ["EVALUATION_SEED", "Evaluation", "evaluate", "evaluation_game", "play"]
+
+EVALUATION_SEED = 20_000
+"""Seed of held-out prompts and of their sampling noise; the same for runs of any seed, so that runs are compared on the same prompts."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One agent on held-out prompts.
+
+    Attributes:
+        metrics: reward, kl (nats per response, k1), entropy (nats per token), raw reward terms, and `coevo_env.metrics.summarize`.
+        rewards: float64 (B,), task reward of each response.
+        transcripts: Every episode.
+    """
+
+    metrics: dict[str, float]
+    rewards: np.ndarray
+    transcripts: list[dict[str, Any]]
+
+
+def evaluation_game(config: Config, task: Task, reference: Any) -> BatchEnv:
+    """The one-agent game on the test split that belongs to a run."""
+    options = {**config.game(), "num_agents": 1, "roles": "never", "mixing": "own", "context": "all", "task_options": None}
+    options.update(kl=KLConfig(mode="loss"), seed=EVALUATION_SEED, split="test")
+    rules, _ = build(task, reference, **options)
+    return BatchEnv(min(config.eval_prompts, len(rules.prompts)), rules=rules, reference=reference)
+
+
+def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
+    """Plays the held-out prompts once and measures."""
+    game.reset(0)
+    game.agents = [name]
+    play(game, [policy])
+    (rollout,) = game.rollouts()
+    assert game.scores is not None
+    texts = [episode.turns[0].text for episode in game.episodes]
+    metrics = {
+        "reward": float(rollout.task_reward.mean()),
+        **measure(rollout),
+        **{f"reward/{term}": float(values.mean()) for term, values in game.scores.terms.items()},
+        **summarize(texts, rollout.token_lists(), game.rules.eos_id),
+    }
+    return Evaluation(metrics, rollout.task_reward, game.transcripts())
+
+
+def measure(rollout: Rollout) -> dict[str, float]:
+    """KL in nats per response and entropy in nats per token, both estimated from the sampled tokens."""
+    tokens = max(1, int(rollout.lengths.sum()))
+    return {"kl": float(rollout.kl.sum(1).mean()), "entropy": float(-rollout.logprobs.sum() / tokens)}
+
+
+def play(game: BatchEnv, policies: Sequence[Actor]) -> None:
+    """Plays a batch of episodes to its end: each agent samples the turns of the seats it holds."""
+    full = game.rules.kl.estimator == "full"
+    while (turn := game.begin_turn()) is not None:
+        size, budget = len(turn.contexts), turn.max_new_tokens
+        tokens, lengths = np.zeros((size, budget), np.int64), np.zeros(size, np.int64)
+        logprobs, values = np.zeros((size, budget)), np.zeros((size, budget))
+        valued = True
+        for agent, policy in enumerate(policies):
+            rows = np.nonzero(turn.agents == agent)[0]
+            if not len(rows):
+                continue
+            contexts = [turn.contexts[row] for row in rows]
+            drawn = policy.generate(contexts, budget, turn.sampling, turn.uniforms(rows))
+            width = drawn.tokens.shape[1]
+            tokens[rows, :width], lengths[rows], logprobs[rows, :width] = drawn.tokens, drawn.lengths, drawn.logprobs
+            if drawn.values is None:
+                valued = False
+            else:
+                values[rows, :width] = drawn.values
+        width = int(lengths.max())
+        tokens, logprobs, values = tokens[:, :width], logprobs[:, :width], values[:, :width]
+
+        def distributions(part: slice, turn=turn, tokens=tokens, lengths=lengths, size=size) -> np.ndarray:
+            chosen = np.arange(size)[part]
+            result = np.zeros((len(chosen), tokens.shape[1], game.rules.vocab_size))
+            for agent, policy in enumerate(policies):
+                rows = chosen[turn.agents[chosen] == agent]
+                if len(rows):
+                    contexts = [turn.contexts[row] for row in rows]
+                    lm: Any = policy.lm  # type: ignore[attr-defined]  # "full" is for language models
+                    result[rows - chosen[0]] = lm.distributions(contexts, tokens[rows], lengths[rows], turn.sampling)
+            return result
+
+        extra = {"distributions": distributions} if full else {}
+        game.submit_turn(tokens, lengths, logprobs, values=values if valued else None, **extra)

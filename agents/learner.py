@@ -1,0 +1,81 @@
+"""What a learner is: a policy that generates, an update that takes a rollout, and a state that can be saved.
+
+One idea: a learner owns weights, moments and values, and nothing else. It never sees the environment, its partners, roles or text; beta,
+rewards and log-probs reach it in the rollout.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from coevo_env.errors import ConfigError, unknown_name
+from coevo_env.lm import Generation
+from coevo_env.rollout import Rollout
+from coevo_env.sampling import Sampling
+
+__all__ = ["LEARNERS", "Actor", "Learner", "Policy", "State", "find_learner"]
+
+State = Mapping[str, "torch.Tensor | float | int | str | bool"]
+"""A flat state: tensors go to safetensors, everything else to JSON. Nothing is pickled."""
+
+
+class Actor(Protocol):
+    """Acts on token ids."""
+
+    def generate(self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray) -> Generation:
+        """Samples a turn for each context; see `coevo_env.lm.LanguageModel.generate`."""
+        ...
+
+
+class Policy(Actor, Protocol):
+    """What a learner trains: it acts, and can be saved as a plain model."""
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes a directory that `AutoModelForCausalLM.from_pretrained` loads."""
+        ...
+
+
+class Learner(Protocol):
+    """An algorithm with its weights.
+
+    Attributes:
+        policy: What acts.
+        inspection: Optional. Arrays (B, T) of the last update by transcript key, such as "advantages", for people to look at.
+    """
+
+    policy: Policy
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Learns from the turns of one iteration; returns metrics with the same keys every time (defined in docs/metrics.md).
+
+        Raises:
+            NonFiniteError: A loss or gradient is NaN or infinite; the weights of the last good step are kept.
+        """
+        ...
+
+    def state_dict(self) -> State: ...
+    def load_state_dict(self, state: State) -> None: ...
+
+
+LEARNERS = {"ppo": "coevo_agents.ppo:make"}
+"""Name -> factory `(policy: ActorCritic, reference: LanguageModel, config: Config, sampling: Sampling, seed: int) -> Learner`."""
+
+
+def find_learner(spec: str) -> Callable[..., Any]:
+    """The factory that a name or `"package.module:function"` stands for."""
+    target = LEARNERS.get(spec, spec)
+    module, _, attribute = target.partition(":")
+    if not attribute:
+        raise unknown_name("learner", spec, [*LEARNERS, "package.module:function"])
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module of the user's can fail in any way
+        raise ConfigError(
+            f"learner {spec!r} could not be imported: {type(error).__name__}: {error}. Expected 'package.module:function'."
+        ) from error

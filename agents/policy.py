@@ -1,0 +1,150 @@
+"""A causal LM with a value head: what actor-critic learners train. Also where N agents get their weights from.
+
+One idea: an agent is a set of trainable tensors by name. With separate weights these are a whole copy of the model; with LoRA they are
+one adapter on a frozen base that all agents and the reference policy share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from coevo_env.errors import ConfigError
+from coevo_env.lm import Generation, LanguageModel
+from coevo_env.sampling import Sampling
+
+__all__ = ["ActorCritic", "LoRAConfig", "make_policies"]
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters (Hu et al. 2021), made by peft.
+
+    Attributes:
+        rank: Rank r.
+        alpha: Scale alpha; the update is alpha / r * B A.
+        targets: Module names, or "all-linear".
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    targets: str = "all-linear"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rank <= 65_536 or not 1 <= self.alpha <= 65_536:
+            raise ConfigError(f"lora.rank={self.rank}, lora.alpha={self.alpha}; expected whole numbers from 1 to 65536.")
+
+
+class ActorCritic:
+    """A language model and a linear value head on its last hidden state.
+
+    Attributes:
+        lm: The view of the model that this agent trains.
+        value_head: float32 linear layer, (H) -> (1), zero at the start: the first advantages are the returns.
+    """
+
+    def __init__(self, lm: LanguageModel):
+        self.lm = lm
+        # skip_init: the usual one would draw from the global generator
+        self.value_head: torch.nn.Linear = torch.nn.utils.skip_init(  # type: ignore[assignment]
+            torch.nn.Linear, lm.hidden_size, 1, device=lm.device, dtype=torch.float32
+        )
+        torch.nn.init.zeros_(self.value_head.weight)
+        torch.nn.init.zeros_(self.value_head.bias)
+
+    def values(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Values (M,) of hidden states (M, H)."""
+        return self.value_head(hidden.to(self.value_head.weight.dtype))[:, 0]
+
+    def generate(self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray) -> Generation:
+        """Samples turns, with the value of every state passed."""
+        return self.lm.generate(contexts, max_new_tokens, sampling, uniforms, self.values)
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trainable tensors of this agent by name, the value head's included."""
+        marker = f".{self.lm.adapter}."
+        named = {}
+        for name, parameter in self.lm.module.named_parameters():  # tied weights come once
+            if not self.lm.is_peft or marker in name:
+                named[f"model.{name}"] = parameter
+        named.update({f"value_head.{name}": parameter for name, parameter in self.value_head.named_parameters()})
+        return named
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes a plain model directory: weights (with LoRA merged in), tokenizer and configuration, and the value head beside them."""
+        from safetensors.torch import save_file
+
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        module: Any = self.lm.module
+        if self.lm.is_peft:
+            with self.lm.active():
+                module = copy.deepcopy(module).merge_and_unload(adapter_names=[self.lm.adapter])
+        with quiet():
+            module.save_pretrained(directory, safe_serialization=True)
+        self.lm.tokenizer.hf.save_pretrained(directory)
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in self.value_head.state_dict().items()},
+            directory / "value_head.safetensors",
+        )
+
+
+def make_policies(
+    base: LanguageModel, agents: Sequence[str], lora: LoRAConfig | None, seed: int
+) -> tuple[list[ActorCritic], LanguageModel]:
+    """Policies for all agents, equal to `base` at the start, and the reference policy.
+
+    Args:
+        base: The initial model; it becomes the reference and must not be trained elsewhere.
+        agents: Names.
+        lora: Adapters on a shared base, or None for a whole copy of the weights each.
+        seed: Initialises the adapters.
+
+    Returns:
+        The policies in the order of `agents`, and the frozen reference.
+    """
+    if lora is None:
+        policies = [ActorCritic(base.clone()) for _ in agents]
+        base.module.requires_grad_(False)
+        return policies, base
+    from peft import LoraConfig, get_peft_model
+
+    def settings() -> Any:
+        return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+
+    if base.is_peft:
+        raise ConfigError("the initial model already carries adapters; merge them into it before training adapters on it.")
+    with torch.random.fork_rng(), quiet():  # peft initialises A from the global generator; ours is put back
+        torch.manual_seed(seed)
+        try:
+            module = get_peft_model(base.module, settings(), adapter_name=agents[0])
+            for name in agents[1:]:
+                module.add_adapter(name, settings())
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"adapters with {lora} could not be made: {str(error).splitlines()[0]}") from error
+    shared = LanguageModel(module, base.tokenizer, agents[0])
+    return [ActorCritic(shared.with_adapter(name)) for name in agents], shared.with_adapter(None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of transformers and the warnings of peft about how it reads a model."""
+    from transformers.utils import logging
+
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if bar:
+            logging.enable_progress_bar()
