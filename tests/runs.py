@@ -1,0 +1,105 @@
+"""Small real runs for the tests of the loop, the checkpoints and the command: a random GPT-2 of five tokens on the toy task.
+
+One idea: these are ordinary runs of `coevo_agents.loop.Run`, only tiny, so that a test can afford to kill and resume them many times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coevo_agents.config import Config, apply
+from coevo_agents.loop import Run
+from coevo_agents.policy import ActorCritic
+from coevo_env.task import Task
+from coevo_env.tasks import toy
+from coevo_env.testing import tiny_lm
+
+COEVO = str(Path(sys.executable).with_name("coevo"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+TINY: dict[str, Any] = {
+    "task": "toy",
+    "batch_size": 8,
+    "iterations": 6,
+    "exchange_every": 1,
+    "eval_every": 2,
+    "save_every": 2,
+    "ppo.learning_rate": 0.01,
+}
+
+
+def save_tiny(directory: Path, vocab_size: int | None = 5) -> Path:
+    """A tiny model on disk."""
+    ActorCritic(tiny_lm(vocab_size, seed=3)).save_pretrained(directory)
+    return directory
+
+
+def config(model: Path, **overrides: Any) -> Config:
+    """Settings of a tiny run; `__` stands for a dot."""
+    return apply(Config(model=str(model)), {**TINY, **{name.replace("__", "."): value for name, value in overrides.items()}})
+
+
+def train(settings: Config, directory: Path, **options: Any) -> Run:
+    """Runs to the end."""
+    run = Run(settings, directory, **options)
+    run.train()
+    return run
+
+
+def lines(directory: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """A log, without what a clock measured."""
+    rows = [json.loads(line) for line in (directory / name).read_text(encoding="utf-8").splitlines()]
+    return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in rows]
+
+
+def weights(directory: Path) -> dict[str, bytes]:
+    """The saved agents, byte by byte."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted((directory / "agents").rglob("*.safetensors"))}
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Metrics, transcripts, summary and weights are equal bit for bit."""
+    for name in ("metrics.jsonl", "transcripts.jsonl"):
+        assert lines(ours, name) == lines(theirs, name), name
+    assert (ours / "summary.json").read_bytes() == (theirs / "summary.json").read_bytes()
+    assert weights(ours) == weights(theirs)
+    assert len(weights(ours)) >= 2
+
+
+def same_state(ours: Any, theirs: Any) -> bool:
+    """Two learners' states are equal bit for bit."""
+    return set(ours) == set(theirs) and all(np.array_equal(np.asarray(ours[key]), np.asarray(theirs[key])) for key in ours)
+
+
+def coevo(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """The command, as a user types it."""
+    words = [COEVO, *map(str, arguments)]
+    return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+BREAK: dict[str, Any] = {"after": None, "with": None}
+"""What the reward of `mendable` does on call number `after`: `with(values)` instead of the values."""
+
+
+def mendable() -> Task:
+    """The toy with a reward that `BREAK` can break, and mend."""
+    task = toy.task()
+    matches = task.rewards["matches"]
+    assert callable(matches)
+
+    def fragile(prompts, responses):
+        values = list(matches(prompts, responses))
+        if BREAK["after"] is None:
+            return values
+        BREAK["after"] -= 1
+        return BREAK["with"](values) if BREAK["after"] < 0 else values
+
+    return replace(task, name="mendable", rewards={"fragile": fragile})

@@ -1,0 +1,33 @@
+"""The speed suite runs and writes what it promises. No time is judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_quick_run_of_the_rules_writes_results_with_their_circumstances(tmp_path):
+    out = tmp_path / "speed.json"
+    command = [sys.executable, "-m", "benchmarks.speed", "--quick", "--only", "rules", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "bars met" in done.stdout
+    item = json.loads(out.read_text())["items"]["rules"]
+    assert {"date", "command", "cpu", "cores", "threads", "versions"} <= set(item["meta"])
+    assert len({row["name"] for row in item["rows"]}) == len(item["rows"]) >= 5
+    for row in item["rows"]:
+        assert 0 < row["low"] <= row["value"] <= row["high"]
+        assert row["verdict"] in (("",) if row["bar"] is None else ("pass", "FAIL"))
+
+
+def test_committed_table_is_that_of_the_committed_results():
+    from benchmarks.speed.results import BEGIN, END, load, markdown
+
+    results = load(ROOT / "benchmarks" / "results" / "speed.json")
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    shown = readme.split(BEGIN)[1].split(END)[0].strip()
+    assert shown == markdown(results).strip()

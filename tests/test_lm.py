@@ -1,0 +1,244 @@
+"""Language models as policies: sampling and scoring say the same, whatever the padding, the warp, the architecture or the adapter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from coevo_env.errors import ConfigError
+from coevo_env.lm import LanguageModel, pick_device, warp_logits
+from coevo_env.models import embedded_path
+from coevo_env.reference import warp
+from coevo_env.sampling import Sampling
+from coevo_env.testing import tiny_lm
+from coevo_env.tokenizer import TextTokenizer
+
+WARPS = {
+    "plain": Sampling(eos_id=0),
+    "masked": Sampling(eos_id=0, banned=(3, 7), min_new_tokens=3),
+    "cold": Sampling(0.6, eos_id=0),
+    "hot and masked": Sampling(1.7, eos_id=0, banned=(5,), min_new_tokens=1),
+    "top-k": Sampling(1.3, top_k=4, eos_id=0),
+    "top-p": Sampling(top_p=0.7, eos_id=0, min_new_tokens=2),
+    "top-k and top-p": Sampling(0.8, top_k=6, top_p=0.8, eos_id=0, banned=(2,)),
+}
+
+
+def contexts(count: int, vocab: int, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, vocab, rng.integers(1, 14)).tolist() for _ in range(count)]
+
+
+def architectures() -> dict[str, LanguageModel]:
+    from transformers import AutoModelForCausalLM, CohereConfig, GPTNeoXConfig, LlamaConfig, Qwen2Config
+
+    shape = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None, "max_position_embeddings": 64, "initializer_range": 0.2}
+    made = {"gpt2": tiny_lm(11, layers=2)}
+    tokenizer = made["gpt2"].tokenizer
+    configs = {
+        "llama": LlamaConfig(**shape, **ends, num_key_value_heads=2),
+        "qwen2": Qwen2Config(**shape, **ends, num_key_value_heads=2),
+        "neox": GPTNeoXConfig(**shape, **ends),
+        "cohere (scaled logits)": CohereConfig(**shape, **ends, num_key_value_heads=2, logit_scale=0.3),
+    }
+    for name, config in configs.items():
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            made[name] = LanguageModel(AutoModelForCausalLM.from_config(config), tokenizer)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, LanguageModel]:
+    return architectures()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "neox", "cohere (scaled logits)"])
+@pytest.mark.parametrize("kind", WARPS)
+def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind):
+    lm, sampling = models[name], WARPS[kind]
+    prompts = contexts(9, 11)
+    drawn = lm.generate(prompts, 8, sampling, np.random.default_rng(1).random((9, 8)))
+    mask = np.arange(drawn.tokens.shape[1]) < drawn.lengths[:, None]
+    scored = lm.score(prompts, drawn.tokens, drawn.lengths, sampling)
+    assert np.abs(scored - drawn.logprobs)[mask].max() < 1e-5
+    assert not scored[~mask].any() and not drawn.tokens[~mask].any()
+    distributions = lm.distributions(prompts, drawn.tokens, drawn.lengths, sampling)
+    assert np.allclose(np.exp(distributions[mask]).sum(-1), 1, atol=1e-5)
+    for row in (0, 4, 8):
+        cursor = lm.cursor(prompts[row], sampling)
+        for t in range(drawn.lengths[row]):
+            finite = np.isfinite(distributions[row, t])
+            assert np.abs(cursor.logprobs()[finite] - distributions[row, t][finite]).max() < 1e-5
+            assert cursor.logprobs()[drawn.tokens[row, t]] == pytest.approx(scored[row, t], abs=1e-5)
+            cursor.push(int(drawn.tokens[row, t]))
+    for row in range(9):  # a turn ends with EOS or with the budget, and EOS is nowhere else
+        tokens = drawn.tokens[row, : drawn.lengths[row]].tolist()
+        assert sampling.eos_id not in tokens[:-1]
+        assert tokens[-1] == sampling.eos_id or len(tokens) == 8
+        assert all(token not in sampling.illegal(t) for t, token in enumerate(tokens))
+
+
+def test_padding_does_not_change_a_row(models):
+    lm, sampling = models["llama"], WARPS["masked"]
+    prompts = contexts(6, 11)
+    noise = np.random.default_rng(2).random((6, 8))
+    together = lm.generate(prompts, 8, sampling, noise)
+    for row in range(6):
+        alone = lm.generate(prompts[row : row + 1], 8, sampling, noise[row : row + 1])
+        length = together.lengths[row]
+        assert alone.lengths[0] == length
+        assert alone.tokens[0, :length].tolist() == together.tokens[row, :length].tolist()
+        assert np.abs(alone.logprobs[0, :length] - together.logprobs[row, :length]).max() < 1e-5
+
+
+def test_tokens_follow_the_distribution_they_are_scored_with():
+    lm, sampling = tiny_lm(5, scale=0.5), Sampling(0.8, top_k=3, eos_id=0)
+    count = 20_000
+    drawn = lm.generate([[1, 2]] * count, 1, sampling, np.random.default_rng(0).random((count, 1)))
+    probability = np.exp(lm.distributions([[1, 2]], np.array([[0]]), np.array([1]), sampling)[0, 0])
+    frequency = np.bincount(drawn.tokens[:, 0], minlength=5) / count
+    assert (frequency[probability == 0] == 0).all() and (probability == 0).sum() == 2
+    assert np.abs(frequency - probability).max() < 4 * np.sqrt(0.25 / count)  # four standard errors
+
+
+def test_extreme_uniforms_never_pick_an_impossible_token():
+    lm, sampling = tiny_lm(9), Sampling(eos_id=0, banned=(7, 8), min_new_tokens=4)  # the last ids are the illegal ones
+    for uniform in (0.0, np.nextafter(1.0, 0.0)):
+        drawn = lm.generate([[1], [2, 3]], 4, sampling, np.full((2, 4), uniform))
+        assert not np.isin(drawn.tokens, (0, 7, 8)).any()
+
+
+def test_greedy_takes_the_most_probable_token():
+    lm = tiny_lm(9, scale=0.5)
+    sampling = Sampling(0.0, eos_id=0, min_new_tokens=5)
+    drawn = lm.generate([[1], [2, 3]], 5, sampling, np.zeros((2, 5)))
+    best = lm.distributions([[1], [2, 3]], drawn.tokens, drawn.lengths, sampling).argmax(-1)
+    assert (best == drawn.tokens).all()
+
+
+@pytest.mark.parametrize("kind", WARPS)
+def test_the_two_warps_are_one(kind):
+    logits = np.random.default_rng(0).normal(size=(6, 11)) * 3
+    positions = np.arange(6)
+    ours = warp(logits, WARPS[kind], positions)
+    theirs = warp_logits(torch.from_numpy(logits), WARPS[kind], torch.from_numpy(positions)).log_softmax(-1).numpy()
+    assert (np.isfinite(ours) == np.isfinite(theirs)).all()
+    finite = np.isfinite(ours)
+    assert np.abs(ours[finite] - theirs[finite]).max() < 1e-9
+
+
+def test_scores_equal_the_plain_forward_pass_of_the_embedded_model():
+    lm = LanguageModel.from_pretrained("embedded")
+    texts = ["<eos> the soup was", "<eos> this film was so good . <eos> this film"]
+    prompts = [lm.tokenizer.encode(text) for text in texts]
+    drawn = lm.generate(prompts, 10, Sampling(eos_id=lm.tokenizer.eos_id), np.random.default_rng(0).random((2, 10)))
+    scored = lm.score(prompts, drawn.tokens, drawn.lengths, Sampling(eos_id=lm.tokenizer.eos_id))
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor([[*prompt, *drawn.tokens[row, : drawn.lengths[row]].tolist()]])
+        with torch.no_grad():
+            logprobs = lm.module(input_ids=ids).logits[0].log_softmax(-1)
+        for t in range(drawn.lengths[row]):
+            assert float(logprobs[len(prompt) - 1 + t, drawn.tokens[row, t]]) == pytest.approx(scored[row, t], abs=1e-5)
+
+
+def test_chunked_scoring_and_its_gradient_equal_one_chunk(monkeypatch):
+    prompts = contexts(5, 11)
+    sampling, results = WARPS["masked"], []
+    for elements in (1 << 24, 11 * 4):
+        monkeypatch.setattr("coevo_env.lm.CHUNK_ELEMENTS", elements)
+        lm, other = tiny_lm(11), tiny_lm(11, seed=1)
+        drawn = lm.generate(prompts, 6, sampling, np.random.default_rng(3).random((5, 6)))
+        logprobs, hidden, positions = lm.score_tensor(prompts, drawn.tokens, drawn.lengths, sampling)
+        theirs, _, _ = other.hidden_states(prompts, drawn.tokens, drawn.lengths)
+        kl = lm.exact_kl(hidden, other, theirs.detach(), positions, sampling)
+        (logprobs.sum() + kl.square().sum()).backward()
+        gradient = torch.cat([p.grad.flatten() for p in lm.module.parameters() if p.grad is not None])
+        results.append((logprobs.detach(), kl.detach(), gradient))
+    for one, many in zip(*results, strict=True):
+        assert torch.allclose(one, many, atol=1e-5)
+
+
+def test_exact_kl_is_the_kl_of_the_distributions():
+    lm, other, sampling = tiny_lm(11), tiny_lm(11, seed=1), WARPS["masked"]
+    prompts = contexts(4, 11)
+    drawn = lm.generate(prompts, 5, sampling, np.random.default_rng(3).random((4, 5)))
+    mask = np.arange(drawn.tokens.shape[1]) < drawn.lengths[:, None]
+    _, hidden, positions = lm.score_tensor(prompts, drawn.tokens, drawn.lengths, sampling)
+    theirs, _, _ = other.hidden_states(prompts, drawn.tokens, drawn.lengths)
+    got = lm.exact_kl(hidden, other, theirs, positions, sampling).detach().numpy()
+    p = lm.distributions(prompts, drawn.tokens, drawn.lengths, sampling)[mask]
+    q = other.distributions(prompts, drawn.tokens, drawn.lengths, sampling)[mask]
+    with np.errstate(invalid="ignore"):
+        expected = np.where(np.isfinite(p), np.exp(p) * (p - q), 0.0).sum(-1)
+    assert np.allclose(got, expected, atol=1e-5)
+
+
+def test_a_copy_has_parameters_of_its_own_and_dropout_is_off():
+    lm = tiny_lm(5)
+    copy = lm.clone()
+    with torch.no_grad():
+        next(copy.module.parameters()).add_(1.0)
+    assert not torch.equal(next(lm.module.parameters()), next(copy.module.parameters()))
+    assert not lm.module.training and not copy.module.training
+    lm.module.requires_grad_(False)
+    assert all(parameter.requires_grad for parameter in lm.clone().module.parameters())
+
+
+def test_bfloat16_samples_and_scores_to_its_precision():
+    lm = LanguageModel.from_pretrained("embedded", dtype="bfloat16")
+    prompts = [lm.tokenizer.encode("<eos> the soup was")] * 8
+    sampling = Sampling(eos_id=lm.tokenizer.eos_id)
+    drawn = lm.generate(prompts, 8, sampling, np.random.default_rng(0).random((8, 8)))
+    assert lm.head.weight.dtype == torch.bfloat16
+    assert np.abs(lm.score(prompts, drawn.tokens, drawn.lengths, sampling) - drawn.logprobs).max() < 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("kind", WARPS)
+def test_cuda_says_what_the_cpu_says(kind):
+    cpu = LanguageModel.from_pretrained("embedded")
+    cuda = LanguageModel.from_pretrained("embedded", device="cuda")
+    eos = cpu.tokenizer.eos_id
+    sampling = Sampling(**{**WARPS[kind].__dict__, "eos_id": eos, "banned": (0, 2)})
+    prompts = [cpu.tokenizer.encode(text) for text in ("<eos> the soup was", "<eos> this film", "<eos> the weather in the north was")]
+    drawn = cuda.generate(prompts, 12, sampling, np.random.default_rng(0).random((3, 12)))
+    assert np.abs(cuda.score(prompts, drawn.tokens, drawn.lengths, sampling) - drawn.logprobs).max() < 1e-4
+    if not sampling.truncates:  # a tie at the edge of a truncated support may fall either way
+        assert np.abs(cpu.score(prompts, drawn.tokens, drawn.lengths, sampling) - drawn.logprobs).max() < 1e-3
+
+
+def test_errors_name_what_was_wrong(tmp_path):
+    with pytest.raises(ConfigError, match="no such directory"):
+        LanguageModel.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"no config\.json"):
+        LanguageModel.from_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="expected one of float32"):
+        LanguageModel.from_pretrained("embedded", dtype="float8")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="sees no CUDA device"):
+            pick_device("cuda")
+    with pytest.raises(ConfigError, match="device 'gpu'"):
+        pick_device("gpu")
+    lm = tiny_lm(5, positions=8)
+    with pytest.raises(ConfigError, match="8 positions"):
+        lm.generate([[1] * 9], 2, Sampling(), np.zeros((1, 2)))
+
+
+def test_a_tokenizer_without_eos_is_refused():
+    from transformers import AutoTokenizer
+
+    hf = AutoTokenizer.from_pretrained(str(embedded_path()))
+    hf.eos_token = None
+    with pytest.raises(ConfigError, match="no EOS token"):
+        TextTokenizer(hf)
+
+
+def test_special_tokens_cannot_be_smuggled_into_a_context():
+    tokenizer = LanguageModel.from_pretrained("embedded").tokenizer
+    ids = tokenizer.encode("the soup <eos> was")
+    assert tokenizer.eos_id in ids
+    assert "<eos>" not in tokenizer.decode(ids)

@@ -1,0 +1,268 @@
+"""Rewards: values by hand or by an oracle, and independence of the batch."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from coevo_env import rewards
+from coevo_env.errors import ConfigError, MissingExtraError, RewardError
+from coevo_env.task import Prompt
+from coevo_env.tfidf import TfidfClassifier
+
+
+def test_lexicon_is_vaders_formula():
+    # VADER: compound = s / sqrt(s^2 + 15); its lexicon gives "great" 3.1 and "awful" -2.0, and no value to the other words.
+    expected = [3.1 / math.sqrt(3.1**2 + 15), -2.0 / math.sqrt(2.0**2 + 15), 0.0]
+    got = rewards.lexicon_sentiment(["this movie was"] * 3, ["great", " awful", ""])
+    np.testing.assert_allclose(got, expected, atol=5e-5)  # it rounds to four decimals
+    assert all(isinstance(value, float) for value in got)
+
+
+def test_lexicon_reads_prompt_and_response_as_one_text():
+    # "not" in the prompt negates "good" in the response.
+    negated, plain = rewards.lexicon_sentiment(["it was not", "it was"], ["good", "good"])
+    assert negated < 0 < plain
+
+
+def test_lexicon_without_the_package_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vaderSentiment", None)
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    rewards._vader.cache_clear()
+    with pytest.raises(MissingExtraError, match="pip install vaderSentiment"):
+        rewards.lexicon_sentiment(["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("", None, None),
+        ("none here.", None, None),
+        ("5-3 is 2", "5", "2"),
+        ("x = -3.", "-3", "-3"),
+        ("10-2=8", "10", "8"),
+        ("It costs $1,002.50.", "$1,002.50", "$1,002.50"),
+        ("1,2,3", "1", "3"),
+        ("1,234,567", "1,234,567", "1,234,567"),
+        (".5 or 0.75", ".5", "0.75"),
+        ("(3)-4", "3", "4"),
+        ("#### 72\n", "72", "72"),
+    ],
+)
+def test_numbers_in_text(text, first, last):
+    assert rewards.first_number(text) == first
+    assert rewards.last_number(text) == last
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "expected"),
+    [
+        ("5", "5", 1),
+        ("5", "The answer is 5.0.", 1),
+        ("1200", "$1,200", 1),
+        ("1,200", "1200.00", 1),
+        ("-3", "−3", 1),
+        ("5", "15", 0),
+        ("5", "5 or 6", 0),
+        ("5", "", 0),
+        ("0.1", "0.10", 1),
+    ],
+)
+def test_exact_answer_compares_numbers(gold, response, expected):
+    assert rewards.exact_answer()([Prompt("q", answer=gold)], [response]) == [float(expected)]
+
+
+def test_exact_answer_extractors():
+    prompt = Prompt("capital of France?", answer="Paris")
+    assert rewards.exact_answer("text")([prompt] * 2, [" paris\n", "It is Paris"]) == [1.0, 0.0]
+    assert rewards.exact_answer(lambda r: r.split()[-1] if r else None)([prompt] * 2, ["It is Paris", ""]) == [1.0, 0.0]
+    assert rewards.exact_answer("first_number")([Prompt("2+3=", answer="5")], ["5\n4+4=8"]) == [1.0]
+    with pytest.raises(ConfigError, match="Did you mean 'last_number'"):
+        rewards.exact_answer("last_numbr")
+
+
+def test_exact_answer_needs_an_answer():
+    with pytest.raises(RewardError, match=r"Prompt\(text, answer="):
+        rewards.exact_answer()(["2+3="], ["5"])
+
+
+def test_regex_and_length():
+    assert rewards.regex_reward("^A", hit=2.0, miss=-1.0)(["", ""], ["Ab", "bA"]) == [2.0, -1.0]
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        rewards.regex_reward("(")
+    assert rewards.length_reward(2)([""] * 4, ["", "a", "a b", "a b c d e"]) == [0.0, 0.5, 1.0, 0.0]
+    with pytest.raises(ConfigError, match="at least 1 word"):
+        rewards.length_reward(0)
+
+
+@pytest.mark.parametrize("reward", [rewards.lexicon_sentiment, rewards.regex_reward("a"), rewards.length_reward(3)])
+def test_lengths_must_agree(reward):
+    with pytest.raises(ValueError, match="zip"):
+        reward(["a", "b"], ["a"])
+
+
+# ------------------------------------------------------------------------------------------------------------------- TF-IDF
+
+
+def test_tfidf_by_hand(tmp_path):
+    classifier = TfidfClassifier(["good", "bad", "good film"], [1.0, 2.0, 3.0], [0.5, -1.0, 2.0], 0.25)
+    classifier.save(tmp_path)
+    # "Good GOOD film": good twice -> 1 + ln 2; "good film" once -> 3. x = (1 + ln 2, 3); "film" and "good good" are unknown.
+    x = np.array([1 + math.log(2), 3.0])
+    logit = (x @ [0.5, 2.0]) / math.hypot(*x) + 0.25
+    expected = [logit, -1.0 + 0.25, 0.25]
+    loaded = TfidfClassifier.load(tmp_path)
+    np.testing.assert_allclose(loaded.logits(["Good GOOD film", "bad!", "a"]), expected, rtol=1e-12)
+    reward = rewards.tfidf_reward(tmp_path, output="probability", separator=None)
+    np.testing.assert_allclose(reward(["Good GOOD"], ["film"]), [1 / (1 + math.exp(-logit))], rtol=1e-12)
+    centred = rewards.tfidf_reward(tmp_path, output="signed", centred=True, separator=None)
+    assert centred(["bad"], [""]) == [0.0]
+
+
+def test_tfidf_equals_scikit_learn():
+    pytest.importorskip("sklearn")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    words = ["good", "bad", "film", "plot", "a", "Élan", "über", "don't", "x_1", "42"]
+    texts = [" ".join(rng.choice(words, size=rng.integers(1, 12))) for _ in range(200)]
+    labels = [int(text.count("good") > text.count("bad")) for text in texts]
+    ours = TfidfClassifier.fit(texts, labels, max_terms=60, min_texts=3, c=2.0)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=60, min_df=3, sublinear_tf=True)
+    oracle = LogisticRegression(C=2.0, max_iter=1000).fit(vectorizer.fit_transform(texts), labels)
+    held_out = [" ".join(rng.choice([*words, "unknown"], size=8)) for _ in range(50)] + ["", "unknown", "GOOD. Good; über-plot"]
+    np.testing.assert_allclose(ours.logits(held_out), oracle.decision_function(vectorizer.transform(held_out)), atol=1e-9)
+
+
+def test_tfidf_bad_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"classifier\.json"):
+        TfidfClassifier.load(tmp_path)
+    TfidfClassifier(["a b"], [1.0], [1.0], 0.0).save(tmp_path)
+    whole = (tmp_path / "classifier.safetensors").read_bytes()
+    (tmp_path / "classifier.safetensors").write_bytes(whole[:-4])
+    with pytest.raises(ConfigError, match="no TF-IDF classifier could be read"):
+        TfidfClassifier.load(tmp_path)
+    with pytest.raises(ConfigError, match="non-finite"):
+        TfidfClassifier(["a b"], [1.0], [math.nan], 0.0)
+    with pytest.raises(ConfigError, match="one of each per term"):
+        TfidfClassifier(["a b"], [1.0, 2.0], [1.0], 0.0)
+
+
+# -------------------------------------------------------------------------------------------------- Hugging Face classifiers
+
+
+@pytest.fixture(scope="module")
+def tiny_classifier(tmp_path_factory):
+    """A BERT classifier with random weights, two labels and a word-level tokenizer, as a directory."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", *["this", "movie", "was", "great", "bad", "fine", "and", "so", "a", "b", "c", "d", "e", "f", "g", "h"]]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path_factory.mktemp("classifier")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_max_length=32,
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(path)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+        id2label={0: "NEGATIVE", 1: "POSITIVE"},
+        label2id={"NEGATIVE": 0, "POSITIVE": 1},
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(path)
+    return path
+
+
+RESPONSES = ["great", "bad and so bad a b c d e f g h", "", "fine fine fine", "unknown words"]
+
+
+def _oracle(path, texts):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSequenceClassification.from_pretrained(path).eval()
+    with torch.no_grad():
+        return torch.cat([model(**tokenizer([text], return_tensors="pt")).logits for text in texts])  # (B, 2), no padding
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_classifier_scores_each_text_by_itself(tiny_classifier, batch_size):
+    expected = _oracle(tiny_classifier, [f"this movie was {response}" for response in RESPONSES])
+    reward = rewards.classifier_reward(tiny_classifier, batch_size=batch_size, device="cpu")
+    got = reward(["this movie was "] * 5, RESPONSES)
+    assert expected[:, 1].std() > 0.05  # the check has something to distinguish
+    np.testing.assert_allclose(got, expected[:, 1], atol=1e-5)
+    np.testing.assert_allclose(got[::-1], reward(["this movie was "] * 5, RESPONSES[::-1]), atol=1e-5)
+
+
+def test_classifier_agrees_with_the_pipeline(tiny_classifier):
+    from transformers import pipeline
+
+    oracle = pipeline("text-classification", model=str(tiny_classifier), device="cpu")
+    texts = [f"this movie was {response}" for response in RESPONSES]
+    for output, function in [("logit", "none"), ("probability", "softmax")]:
+        rows = [oracle(text, top_k=None, function_to_apply=function) for text in texts]
+        expected = [next(e["score"] for e in row if e["label"] == "POSITIVE") for row in rows]
+        got = rewards.classifier_reward(tiny_classifier, output=output, device="cpu")(["this movie was "] * 5, RESPONSES)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_classifier_cuts_what_it_cannot_read(tiny_classifier):
+    reward = rewards.classifier_reward(tiny_classifier, device="cpu")
+    np.testing.assert_allclose(reward([""], ["a b " * 100]), reward([""], ["a b " * 16]), atol=1e-5)  # it reads 32 tokens
+
+
+def test_classifier_outputs_and_labels(tiny_classifier):
+    probability = _oracle(tiny_classifier, ["this movie was great"]).softmax(-1)[0]
+    for label, output, expected in [
+        ("positive", "probability", probability[1]),
+        (0, "probability", probability[0]),
+        ("NEGATIVE", "signed", 2 * probability[0] - 1),
+    ]:
+        got = rewards.classifier_reward(tiny_classifier, label, output=output, device="cpu")(["this movie was"], [" great"])
+        np.testing.assert_allclose(got, [float(expected)], atol=1e-5)
+
+
+def test_classifier_leaves_the_global_generators_alone(tiny_classifier):
+    import torch
+
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    rewards.classifier_reward(tiny_classifier, device="cpu")(["a"], ["b"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_classifier_errors(tiny_classifier, tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'POSITIVE'"):
+        rewards.classifier_reward(tiny_classifier, "POSITIV", device="cpu")(["a"], ["b"])
+    with pytest.raises(ConfigError, match="labels 0 to 1"):
+        rewards.classifier_reward(tiny_classifier, 2, device="cpu")(["a"], ["b"])
+    with pytest.raises(ConfigError, match="Did you mean 'logit'"):
+        rewards.classifier_reward(tiny_classifier, output="logits")
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        rewards.classifier_reward(tiny_classifier, batch_size=0)
+    with pytest.raises(ConfigError, match="could not be loaded"):
+        rewards.classifier_reward(tmp_path, device="cpu")(["a"], ["b"])
+
+
+def test_import_is_light():
+    import subprocess
+
+    code = "import sys, coevo_env.rewards, coevo_env.assets; print(sorted({'torch', 'transformers', 'sklearn', 'vaderSentiment'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
