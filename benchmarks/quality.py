@@ -1,0 +1,130 @@
+"""What training does to held-out reward, KL and diversity: runs a preset over several seeds, and draws and tabulates finished runs.
+
+One idea: the unit of evidence is a seed. Each seed is one ordinary run folder of `coevo train`, so anybody can look into any of them; the
+table and the figure are made from the folders alone, with a 95 % t-interval over seeds.
+
+    python -m benchmarks.quality run --preset default --seeds 0 1 2 --out runs/quality
+    python -m benchmarks.quality report runs/quality/default-* --name default
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+MEASURES = {"reward": "held-out reward", "kl": "KL, nats per response", "distinct_2": "distinct bigrams", "length": "tokens per response"}
+
+
+def run(preset: str, seeds: list[int], out: Path, extra: list[str]) -> list[Path]:
+    """Trains one run per seed, one after the other, each in a process of its own; finished folders are kept."""
+    folders = []
+    for seed in seeds:
+        folder = out / f"{preset}-{seed}"
+        folders.append(folder)
+        if (folder / "summary.json").exists():
+            continue
+        resume = ["--resume", str(folder)] if (folder / "config.json").exists() else []
+        words = resume or ["--preset", preset, "--seed", str(seed), "--out", str(folder), *extra]
+        subprocess.run([sys.executable, "-m", "coevo_agents.cli", "train", *words], check=True)
+    return folders
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Metrics of the iterations that were evaluated."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if any("/eval/" in key for key in line)]
+
+
+def interval(values: np.ndarray) -> tuple[float, float | None]:
+    """Mean and half width of the 95 % t-interval over seeds (None for one seed)."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return float(values.mean()), None
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(half)
+
+
+def collect(folders: list[Path]) -> dict[str, Any]:
+    """Curves (seeds, evaluations) of each measure, averaged over the agents of a run, and the table of first and last."""
+    runs = [read(folder) for folder in folders]
+    shortest = min(len(run) for run in runs)
+    agents = sorted({key.split("/")[0] for key in runs[0][0] if "/eval/" in key})
+    iterations = [line["iteration"] for line in runs[0][:shortest]]
+    curves = {
+        name: np.array([[np.mean([line[f"{agent}/eval/{name}"] for agent in agents]) for line in run[:shortest]] for run in runs])
+        for name in MEASURES
+    }
+    per_agent = {
+        agent: {name: [[line[f"{agent}/eval/{name}"] for line in run[:shortest]] for run in runs] for name in MEASURES} for agent in agents
+    }
+    table = {name: {"before": interval(curve[:, 0]), "after": interval(curve[:, -1])} for name, curve in curves.items()}
+    first = json.loads((folders[0] / "config.json").read_text())
+    return {
+        "seeds": [json.loads((folder / "config.json").read_text())["config"]["seed"] for folder in folders],
+        "iterations": iterations,
+        "curves": {name: curve.tolist() for name, curve in curves.items()},
+        "per_agent": per_agent,
+        "table": table,
+        "provenance": {**first["provenance"], "platform": f"{platform.system()} {platform.machine()}"},
+        "config": first["config"],
+    }
+
+
+def draw(data: dict[str, Any], path: Path, title: str) -> None:
+    """One panel per measure: a line per seed (mean of the agents) and their mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "coevo"}):
+        figure, panels = plt.subplots(1, len(MEASURES), figsize=(11, 2.7), constrained_layout=True)
+        for panel, (name, label) in zip(panels, MEASURES.items(), strict=True):
+            curves = np.array(data["curves"][name])
+            panel.plot(data["iterations"], curves.T, color="#8fb3d9", linewidth=1)
+            panel.plot(data["iterations"], curves.mean(0), color="#1f5a96", linewidth=2)
+            panel.set_title(label, fontsize=9, loc="left")
+            panel.set_xlabel("iteration")
+            panel.set_ylim(bottom=min(0.0, float(curves.min()) * 1.05))
+        figure.suptitle(f"{title}: {len(data['seeds'])} seed(s), mean of the agents, each alone on held-out prompts", fontsize=9)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="train")
+    runner.add_argument("--preset", default="default")
+    runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    runner.add_argument("--out", type=Path, default=Path("runs/quality"))
+    runner.add_argument("extra", nargs="*", help="more words for `coevo train`, after --")
+    reporter = commands.add_parser("report", help="tabulate and draw finished runs")
+    reporter.add_argument("folders", type=Path, nargs="+")
+    reporter.add_argument("--name", required=True, help="results go to results/NAME.json and images/NAME.svg")
+    options = parser.parse_args(argv)
+    if options.command == "run":
+        run(options.preset, options.seeds, options.out, options.extra)
+        return
+    data = collect(options.folders)
+    for folder in ("results", "images"):
+        (HERE / folder).mkdir(exist_ok=True)
+    (HERE / "results" / f"{options.name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    draw(data, HERE / "images" / f"{options.name}.svg", options.name)
+    for name, row in data["table"].items():
+        before, after = (f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}") for mean, half in (row["before"], row["after"]))
+        print(f"{name:12s} before {before}   after {after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Samples per second of one training iteration, against TRL's GRPOTrainer on the same work.
+
+One idea: TRL waits in a process of its own and makes one step each time we have made one, so the two take turns. Both sample 16 tokens for
+each of 16 prompts of equal length, score them under the reference once (KL on), and make one gradient pass over the batch: a single agent, the same
+model, the same prompts and reward function. TRL is timed twice: tuned like ours (float32, no gradient checkpointing), and as shipped (bfloat16 and
+gradient checkpointing, its defaults), which on a CPU costs time and saves memory. SmolLM2-135M trains LoRA adapters on both sides, the embedded model all
+its weights.
+
+What still differs: TRL has no PPO trainer any more. Its GRPO has no value head and needs several responses to a prompt (here 4 to each of 4
+prompts; ours are 16 different prompts), and it computes its advantages from the group. Ours is PPO with one epoch, with a value head, and
+with the logs of the training loop.
+
+`trl` may live in another environment (`--trl-python`), because it is not needed for anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coevo_agents.config import apply
+from coevo_env.task import Task, make_task
+
+from .models import TOKENS, config, label, missing
+from .results import Item, Row
+from .timing import clock_for, median_of, ratio_of
+
+BATCH, GENERATIONS = 16, 4
+BETA = 0.05
+
+
+def run(settings: Any) -> Item:
+    probe = [
+        settings.trl_python,
+        "-c",
+        "import trl, peft, torch, transformers; print(trl.__version__, torch.__version__, transformers.__version__)",
+    ]
+    found = subprocess.run(probe, capture_output=True, text=True)
+    if found.returncode:
+        return Item(skipped=["TRL: not installed in the environment of --trl-python; `pip install trl peft` there"])
+    versions = found.stdout.split()
+    item = Item()
+    cases = [("embedded", 3 if settings.quick else 20)]
+    if not settings.quick:
+        cases.append(("smollm2", 5))
+    for model, repeats in cases:
+        if reason := missing(model):
+            item.skipped.append(reason)
+            continue
+        try:
+            ours, theirs = _interleaved(model, repeats, settings)
+        except WorkerError as error:
+            item.skipped.append(f"{label(model)}: {error}")
+            continue
+        tuned, shipped = theirs
+        note = (
+            f"TRL {versions[0]} (torch {versions[1]}, transformers {versions[2]}), which has no PPO trainer any more; 1 agent, batch {BATCH}, "
+            f"{TOKENS} tokens, 1 pass; {BATCH / np.median(ours):.3g} against {BATCH / np.median(tuned):.3g} samples/s"
+        )
+        ratio = ratio_of(tuned, ours)
+        item.rows.append(Row.of(f"samples per second, ours / GRPOTrainer: {label(model)}", ratio, sense=">=", bar=2.0, note=note))
+        ratio, name = ratio_of(shipped, ours), f"the same, GRPOTrainer as shipped (bfloat16, gradient checkpointing): {label(model)}"
+        item.rows.append(Row.of(name, ratio, sense=">=", bar=2.0, note=f"{BATCH / np.median(shipped):.3g} samples/s"))
+        item.rows.append(Row.of(f"samples per second, ours: {label(model)}", median_of(BATCH / ours), unit="/s", sense=">="))
+    return item
+
+
+class WorkerError(Exception):
+    """TRL did not do what was asked; its last words."""
+
+
+def prompts_of(model: str) -> tuple[Task, list[str]]:
+    """The task that belongs to a model, and `BATCH` of its prompts whose contexts have the same number of tokens."""
+    from coevo_env.loading import load_tokenizer
+
+    settings = config(model)
+    task, tokenizer = make_task(settings.task, **settings.task_options), load_tokenizer(model)
+    groups: dict[int, list[str]] = {}
+    for index in range(min(2000, len(task.train))):
+        prompt = str(task.prompt("train", index))
+        group = groups.setdefault(len(tokenizer.encode(task.render(prompt))), [])
+        if prompt not in group:
+            group.append(prompt)
+        if len(group) == BATCH:
+            return task, group
+    raise ValueError(f"fewer than {BATCH} prompts of {task.name} have the same length")
+
+
+def variety(prompts: list[str], responses: list[str]) -> list[float]:
+    """The reward on both sides, cheap and never constant: the share of different letters (grpo_worker.py has the same line)."""
+    return [len(set(text)) / 32 for text in responses]
+
+
+def task(model: str) -> Task:
+    """The task of our side: plain prompts, the reward above."""
+    original, prompts = prompts_of(model)
+    templates = {"pioneer": original.templates["pioneer"], "observer": original.templates["observer"]}
+    return Task(
+        name="variety", train=prompts, test=["unused"], rewards={"variety": variety}, templates=templates, max_context=64, model=model
+    )
+
+
+def _interleaved(model: str, repeats: int, settings: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of our iterations, (R,), and of TRL's steps tuned like ours and as shipped, (2, R)."""
+    from coevo_agents.loop import Run
+    from coevo_env.models import resolve
+
+    warmup, clock = 2, clock_for(settings.threads)
+    original, prompts = prompts_of(model)
+    order = {
+        "model": resolve(model),
+        "prompts": [original.render(prompt) for prompt in prompts],
+        "batch": BATCH,
+        "tokens": TOKENS,
+        "generations": GENERATIONS,
+        "beta": BETA,
+        "steps": warmup + repeats,
+        "lora": model == "smollm2",
+        "wall": settings.threads != 1,
+    }
+    ours: list[float] = []
+    theirs: list[list[float]] = []
+    mark = 0.0
+
+    def after(iteration: int, _metrics: dict[str, float]) -> None:
+        nonlocal mark
+        elapsed = clock() - mark
+        if 1 <= iteration <= warmup + repeats:
+            seconds = [worker.step() for worker in workers]
+            if iteration > warmup:
+                ours.append(elapsed)
+                theirs.append(seconds)
+        mark = clock()
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(settings.trl_python, {**order, "shipped": on}, Path(folder) / name))
+            for name, on in (("tuned", False), ("shipped", True))
+        ]
+        changed = {
+            "task": f"{__name__}:task",
+            "task_options.model": model,
+            "model": model,
+            "num_agents": 1,
+            "batch_size": BATCH,
+            "kl.beta": BETA,
+            "ppo.epochs": 1,
+            "weights": "lora" if order["lora"] else "separate",
+            "iterations": warmup + repeats + 1,
+            "eval_prompts": 1,
+        }
+        base = config(model)
+        plain = replace(base, task_options={})  # those of the original task do not apply
+        Run(apply(plain, changed), Path(folder) / "run", report=after).train()
+    return np.array(ours), np.array(theirs).T
+
+
+class Worker:
+    """TRL in its own process, one step at a time."""
+
+    def __init__(self, python: str, order: dict[str, Any], folder: Path):
+        folder.mkdir()
+        (folder / "order.json").write_text(json.dumps(order))
+        self.errors = open(folder / "errors.txt", "w+")  # noqa: SIM115  # closed in __exit__
+        script = Path(__file__).with_name("grpo_worker.py")
+        environment = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONSAFEPATH": "1"}
+        self.process = subprocess.Popen(
+            [python, str(script), str(folder / "order.json"), str(folder / "trl")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def step(self) -> float:
+        """Seconds of the next step of GRPOTrainer."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write("step\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:  # it died; the empty answer below says so
+            pass
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise WorkerError(f"GRPOTrainer stopped: {' '.join(self.errors.read().strip().splitlines()[-2:])}")
+        return float(line)
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+
+
+if __name__ == "__main__":
+    sys.exit("run it with: python -m benchmarks.speed --only grpo")
