@@ -266,6 +266,9 @@ class BatchEnv:
                     beta=controller.beta,
                     episodes=episodes[row],
                     seats=seats,
+                    agents=np.full(len(row), agent),
+                    groups=episodes[row] // self.rules.group_size,
+                    states=[self._state(r, seat) for r, seat in zip(row, seats, strict=True)],
                     values=gather("values")[:, :longest] if known and len(row) else None,
                     **arrays,
                 )
@@ -304,6 +307,10 @@ class BatchEnv:
         self.reset(state["episode"])
 
     # ---------------------------------------------------------------- internals
+    def _state(self, row: int, seat: int) -> list[int]:
+        """What the seats before `seat` read and wrote."""
+        return [token for turn in self.episodes[row].turns[:seat] for part in (turn.context, turn.tokens) for token in part]
+
     def _report(self, name: str, array: np.ndarray | None, mask: np.ndarray) -> np.ndarray | None:
         required = name == "logprobs" and self.rules.kl.mode in klmod.STRICT
         if array is None:

@@ -74,6 +74,7 @@ class Rules:
             paper's "no knowledge transfer" ablation).
         roles: A `RoleSchedule` or its name ("periodic", "rotation", "random", "never").
         exchange_every: Episodes between role exchanges, for schedules given by name.
+        group_size: G >= 1 consecutive episodes are about the same prompt, with sampling noise of their own.
         mixing: A mode of `mixing.MODES` or an (N, N) matrix in order of play.
         mixing_weight: lambda of the mode "weighted".
         kl: How KL is paid.
@@ -96,6 +97,7 @@ class Rules:
         context: str = "all",
         roles: str | RoleSchedule = "periodic",
         exchange_every: int = 1,
+        group_size: int = 1,
         mixing: str | np.ndarray = "cooperative",
         mixing_weight: float = 1.0,
         kl: KLConfig | None = None,
@@ -116,6 +118,9 @@ class Rules:
                 f"the tokenizer's EOS id is {tokenizer.eos_id!r} (vocabulary {tokenizer.vocab_size}); a turn ends with EOS, so one is needed. "
                 "Set `tokenizer.eos_token` before you pass it."
             )
+        if not isinstance(group_size, (int, np.integer)) or group_size < 1:
+            raise ConfigError(f"group_size={group_size!r}; expected a whole number >= 1 (episodes with the same prompt).")
+        self.group_size = int(group_size)
         self.task, self.tokenizer, self.num_agents, self.context = task, tokenizer, int(num_agents), context
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed={seed!r}; expected a whole number >= 0.")
@@ -143,7 +148,7 @@ class Rules:
             )
         self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
         self._pioneer_contexts: dict[int, list[int]] = {}
-        self._epoch, self._order = -1, np.arange(0)
+        self._block, self._order = -1, np.arange(0)
         for index in range(min(len(self.prompts), 64)):  # a context that cannot fit should be found before anything is computed
             prompt = task.prompt(split, index)
             self._pioneer_context(index, prompt)
@@ -152,10 +157,16 @@ class Rules:
 
     # ---------------------------------------------------------------- the game
     def prompt_index(self, episode: int) -> int:
-        """Which prompt an episode is about: each epoch is its own permutation of the split, drawn from (seed, epoch)."""
-        epoch, position = divmod(int(episode), len(self.prompts))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, rng(self.seed, epoch, stream="prompts").permutation(len(self.prompts))
+        """Which prompt an episode is about: each epoch is its own permutation of the split, drawn from the seed and the epoch's number.
+
+        A split of a few prompts has the permutations of several epochs drawn at once, because making a generator takes longer.
+        """
+        size = len(self.prompts)
+        epochs = max(1, 64 // size)
+        block, position = divmod(int(episode) // self.group_size, epochs * size)
+        if block != self._block:
+            generator = rng(self.seed, block, stream="prompts")
+            self._block, self._order = block, np.concatenate([generator.permutation(size) for _ in range(epochs)])
         return int(self._order[position])
 
     def reseeded(self, seed: int) -> Rules:
@@ -163,7 +174,7 @@ class Rules:
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed={seed!r}; expected a whole number >= 0.")
         rules = copy.copy(self)
-        rules.seed, rules._epoch, rules._order = int(seed), -1, np.arange(0)
+        rules.seed, rules._block, rules._order = int(seed), -1, np.arange(0)
         rules.roles = make_schedule(self._schedule[0], self.num_agents, self._schedule[1], rules.seed)
         return rules
 

@@ -27,7 +27,10 @@ class Rollout:
         task_reward: float64 (B,), what the reward function said of the agent's own response.
         team_reward: float64 (B,), after mixing among agents.
         beta: KL coefficient in force.
-        episodes, seats: int64 (B,).
+        episodes, seats, agents: int64 (B,): which episode, which place in the order of play, whose turn.
+        groups: int64 (B,), equal where episodes are about the same prompt in a row (`Rules.group_size`).
+        states: B lists of ids: what the seats before this one read and wrote, for centralised critics; a critic that has also read the
+            row's own context knows all there is to know when the turn begins.
         values: float64 (B, T) or None, the learner's own estimates at sampling time.
     """
 
@@ -43,6 +46,9 @@ class Rollout:
     beta: float
     episodes: np.ndarray
     seats: np.ndarray
+    agents: np.ndarray
+    groups: np.ndarray
+    states: list[list[int]]
     values: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -68,10 +74,11 @@ class Rollout:
         """The rollout restricted to some rows."""
         picked = {name: getattr(self, name)[index] for name in _ARRAYS}
         values = None if self.values is None else self.values[index]
-        return replace(self, contexts=[self.contexts[i] for i in index], values=values, **picked)
+        ragged = {"contexts": [self.contexts[i] for i in index], "states": [self.states[i] for i in index]}
+        return replace(self, values=values, **ragged, **picked)
 
 
 _ARRAYS = (
     *("tokens", "lengths", "logprobs", "ref_logprobs", "kl", "shaping"),
-    *("task_reward", "team_reward", "episodes", "seats"),
+    *("task_reward", "team_reward", "episodes", "seats", "agents", "groups"),
 )
