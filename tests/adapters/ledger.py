@@ -25,6 +25,7 @@ class Entry:
         number: Which episode of that game, counted from its first reset.
         actor, token: Who played what.
         rewards: What each agent was paid for it.
+        last: Whether it ended the episode.
     """
 
     game: int
@@ -32,6 +33,7 @@ class Entry:
     actor: int
     token: int
     rewards: tuple[float, ...]
+    last: bool
 
 
 class Ledger:
@@ -54,7 +56,7 @@ class Ledger:
             actor = game.actor
             rewards = play(game, action, *args, **kwargs)
             key = ledger._key(game)
-            ledger.entries.append(Entry(key, ledger._numbers[key], actor, int(action), tuple(rewards)))
+            ledger.entries.append(Entry(key, ledger._numbers[key], actor, int(action), tuple(rewards), game.actor < 0))
             return rewards
 
         @functools.wraps(reset)
@@ -77,14 +79,15 @@ class Ledger:
         """float64 (S, N): what each agent was paid at each token, in order of play."""
         return np.array([entry.rewards for entry in self.entries])
 
-    def episodes(self, game: int | None = None) -> np.ndarray:
-        """float64 (E, N): what each agent was paid in each finished or unfinished episode, in order of their first token."""
-        sums: dict[tuple[int, int], np.ndarray] = {}
+    def episodes(self) -> np.ndarray:
+        """float64 (E, N): what each agent was paid in each finished episode, in the order in which they ended."""
+        open_, done = {}, []
         for entry in self.entries:
-            if game is None or entry.game == game:
-                key = (entry.game, entry.number)
-                sums[key] = sums.get(key, 0.0) + np.array(entry.rewards)
-        return np.array(list(sums.values()))
+            key = (entry.game, entry.number)
+            open_[key] = open_.get(key, 0.0) + np.array(entry.rewards)
+            if entry.last:
+                done.append(open_.pop(key))
+        return np.array(done)
 
 
 def chance(episodes: int, **options) -> np.ndarray:
