@@ -120,7 +120,7 @@ class _LanguageModelNetwork:
         self.actor_critic = ActorCritic(lm) if lora is None else make_policies(lm, ["policy"], lora, seed=0)[0][0]
         self.network, self.value_head = self.actor_critic.lm.module, self.actor_critic.value_head
         with torch.no_grad():
-            width = self._hidden(torch.zeros(1, 1, dtype=torch.int64)).shape[-1]
+            width = self._hidden(torch.tensor([[lm.tokenizer.eos_id]])).shape[-1]
         if width != self.actor_critic.lm.hidden_size:
             raise ConfigError(
                 "this model's logits are not its output embedding applied to its last hidden state; CausalLMPolicy needs that."
@@ -141,7 +141,7 @@ class _LanguageModelNetwork:
         _, padding = token_space(self.observation_space)
         lengths = (tokens != padding).sum(1).tolist()
         contexts = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
-        nobody = np.zeros((len(contexts), 1), np.int64)  # stands where the next token will; nothing attends to it
+        nobody = np.array([context[-1:] for context in contexts])  # (B, 1), stands where the next token will; nothing attends to it
         return self.actor_critic.lm.hidden_states(contexts, nobody, np.ones(len(contexts), np.int64))[0]
 
     def _distribution(self: Any, hidden: torch.Tensor, obs: Any, action_masks: Any) -> Any:

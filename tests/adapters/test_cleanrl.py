@@ -52,11 +52,19 @@ def test_what_the_engine_paid_is_what_was_learned_from(example, monkeypatch, age
             return rewards
 
     monkeypatch.setattr(coevo_env, "BatchEnv", Recorded)
+    gae, used = example.advantages_of, []  # what the advantages were made of, agent by agent
+
+    def record(rewards, *rest):
+        used.append(rewards.sum())
+        return gae(rewards, *rest)
+
+    monkeypatch.setattr(example, "advantages_of", record)
     _, history = example.train(example.Args(num_agents=agents, roles=roles, **TINY))
     assert len(history) == 3 and lengths == {1, 2, 3} - ({1} if min(lengths) > 1 else set())
     for iteration, metrics in enumerate(history):
         learned = np.array([row["return"] for row in metrics]) * TINY["batch_size"]
         assert learned == pytest.approx(paid[iteration], rel=1e-12, abs=1e-12)
+        assert used[agents * iteration : agents * (iteration + 1)] == pytest.approx(paid[iteration].tolist(), rel=1e-12, abs=1e-12)
         assert all(math.isfinite(value) for row in metrics for value in row.values())
 
 

@@ -359,6 +359,8 @@ def test_extractor_ignores_padding():
     features = a({"observation": padded[0]})
     assert features.shape == (4, 64)
     assert torch.allclose(features, b(padded[1].float()), atol=1e-6)
+    for row, tokens in enumerate(padded[0]):  # alone, where nobody else is longer
+        assert torch.allclose(features[row], a(tokens[None])[0], atol=1e-6)
     assert (torch.cdist(features, features) + torch.eye(4) > 1e-3).all()
 
 
