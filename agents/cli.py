@@ -45,7 +45,9 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
-        _fail(f"out of memory: {str(error).splitlines()[0] if str(error) else ''} Lower --batch-size, or --set ppo.micro_batch_size=8.")
+        _fail(
+            f"out of memory: {str(error).splitlines()[0] if str(error) else ''} Lower --batch-size, or set micro_batch_size of the learner, as in --set ppo.micro_batch_size=8."
+        )
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
@@ -111,7 +113,8 @@ def train(
             _say(f"{name} = {value!r}")
         return
 
-    from .loop import Run, read_config
+    from .loop import Run
+    from .runfolder import read_config
 
     if resume is not None:
         if set(overrides) - {"iterations", "trust_remote_code"} or out is not None or preset != "default":
@@ -249,18 +252,24 @@ def version() -> None:
 
 def _agents(spec: str) -> tuple[Any, dict[str, str]]:
     """The config and the saved models that a run folder, a model directory or a name stands for."""
+    from dataclasses import replace
+
     from .config import Config
-    from .loop import read_config
+    from .runfolder import initial_model, read_config
+
+    def known(run: Path) -> Any:
+        config = read_config(run)
+        return replace(config, model=initial_model(run, config))
 
     path = Path(spec)
     if (path / "agents").is_dir():
         folders = [folder for folder in (path / "agents").iterdir() if (folder / "config.json").exists() and folder.name[0] != "."]
         if folders:
-            return read_config(path), {folder.name: str(folder) for folder in sorted(folders, key=lambda f: (len(f.name), f.name))}
+            return known(path), {folder.name: str(folder) for folder in sorted(folders, key=lambda f: (len(f.name), f.name))}
     if path.is_dir() and ((path / "metrics.jsonl").exists() or (path / "checkpoints").exists()):
         raise ConfigError(f"{spec} has no saved agents yet: the run did not finish. Continue it with: coevo train --resume {spec}")
     if path.parent.name == "agents" and (path.parent.parent / "config.json").exists():
-        return read_config(path.parent.parent), {path.name: spec}
+        return known(path.parent.parent), {path.name: spec}
     return Config(model=spec), {path.name or spec: spec}
 
 

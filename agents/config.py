@@ -17,10 +17,23 @@ from typing import Any
 from coevo_env.errors import ConfigError, unknown_name
 from coevo_env.kl import KLConfig
 
+from .elastic_reset import ElasticConfig
+from .grpo import GRPOConfig
+from .learner import LEARNERS
+from .mappo import MAPPOConfig
 from .policy import LoRAConfig
 from .ppo import PPOConfig
+from .reinforce import ReinforceConfig
+from .rloo import RLOOConfig
+from .schemes import check_scheme
+from .warm_start import WarmStartConfig
 
 __all__ = ["PRESETS", "Config", "apply", "from_dict", "names", "preset", "to_dict"]
+
+
+WEIGHTS = ("separate", "shared", "lora", "shared-lora")
+FREE = ("task_options", "learner_options")
+"""Settings that hold options by name."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +43,28 @@ class Config:
     Attributes:
         task, task_options: See `coevo_env.make_task`.
         model: Initial and reference model: "" (the task's own), "embedded", "smollm2", a directory or a hub name.
-        num_agents: N; 1 is single-agent PPO.
+        num_agents: N; 1 is ordinary single-agent fine-tuning.
         context: What observers see: "all", "previous", "none".
-        roles: "periodic", "rotation", "random", "never".
+        roles: "periodic", "rotation", "random", "never", or by held-out rewards "bandit" and "score" (docs/beyond_two.md).
         exchange_every: Iterations between role exchanges (the paper: 5); 0 exchanges after every episode, so that a batch holds all orders.
         reset_at_exchange: Forget optimiser moments, reward statistics and the KL controller's state whenever roles change, as the paper's
             released code does; weights stay. For reproduction only.
         mixing, mixing_weight: Reward mixing: "cooperative", "own", "weighted", "competitive"; lambda of "weighted".
+        mixing_weight_end, mixing_anneal: With mixing_anneal > 0, lambda moves linearly to mixing_weight_end over that many iterations.
+        group_size: G episodes in a row are about the same prompt; batch_size is a multiple of it. RLOO and GRPO need at least 2.
         max_new_tokens, min_new_tokens, max_context: Override the task's; 0 keeps them (-1 for min_new_tokens).
         temperature: Of sampling, scoring and the reference.
         kl: KL shaping and its controller.
-        learner: "ppo", or "package.module:function".
-        ppo: Settings of PPO.
-        weights: "separate" (a copy of the model each) or "lora" (adapters on one frozen base).
+        learner: "ppo", "reinforce", "rloo", "grpo", "mappo", "best_of_n", "frozen", or "package.module:Class" of your own.
+        learner_options: For a learner of your own to read; learner_options.x is its option x.
+        ppo, reinforce, rloo, grpo, mappo: Settings of each learner.
+        best_of: n of best-of-n.
+        elastic: Elastic Reset, around any learner.
+        warm_start: Supervised training before anything else.
+        updates, alternate_every: Who learns when: "simultaneous", "alternating" (one learner at a time, for alternate_every iterations) or
+            "sequential" (one after the other from the same batch).
+        weights: "separate" (a copy of the model each), "shared" (one copy for all agents), "lora" (an adapter each on one frozen base) or "shared-lora"
+            (one adapter for all agents).
         lora: Settings of the adapters.
         batch_size: Episodes per iteration.
         iterations: Length of the run.
@@ -66,13 +88,26 @@ class Config:
     reset_at_exchange: bool = False
     mixing: str = "cooperative"
     mixing_weight: float = 1.0
+    mixing_weight_end: float = 1.0
+    mixing_anneal: int = 0
+    group_size: int = 1
     max_new_tokens: int = 0
     min_new_tokens: int = -1
     max_context: int = 0
     temperature: float = 1.0
     kl: KLConfig = field(default_factory=lambda: KLConfig(beta=0.2))
     learner: str = "ppo"
+    learner_options: dict[str, Any] = field(default_factory=dict)
     ppo: PPOConfig = field(default_factory=lambda: PPOConfig(learning_rate=3e-4))
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    rloo: RLOOConfig = field(default_factory=RLOOConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    mappo: MAPPOConfig = field(default_factory=MAPPOConfig)
+    best_of: int = 4
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    updates: str = "simultaneous"
+    alternate_every: int = 1
     weights: str = "separate"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     batch_size: int = 64
@@ -88,26 +123,57 @@ class Config:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("iterations", 1), ("eval_prompts", 1), ("num_agents", 1), ("keep", 1)):
+        for name, low in (
+            ("batch_size", 1),
+            ("iterations", 1),
+            ("eval_prompts", 1),
+            ("num_agents", 1),
+            ("keep", 1),
+            ("group_size", 1),
+            ("alternate_every", 1),
+        ):
             if getattr(self, name) < low:
                 raise ConfigError(f"{name}={getattr(self, name)!r}; expected a whole number >= {low}.")
-        for name in ("exchange_every", "eval_every", "save_every", "threads", "seed", "max_new_tokens", "max_context"):
+        for name in ("exchange_every", "eval_every", "save_every", "threads", "seed", "max_new_tokens", "max_context", "mixing_anneal"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}; expected a whole number >= 0.")
         if self.seed >= 2**63:
             raise ConfigError(f"seed={self.seed}; expected a whole number below 2**63.")
-        if self.weights not in ("separate", "lora"):
-            raise unknown_name("weights", self.weights, ["separate", "lora"])
+        if self.weights not in WEIGHTS:
+            raise unknown_name("weights", self.weights, WEIGHTS)
+        check_scheme(self.updates)
+        if self.mixing_anneal and self.mixing != "weighted":
+            raise ConfigError(f"mixing_anneal={self.mixing_anneal} with mixing={self.mixing!r}; only 'weighted' has a lambda to move.")
+        if self.batch_size % self.group_size:
+            raise ConfigError(f"batch_size={self.batch_size} is not a multiple of group_size={self.group_size}; a group must not be cut.")
+        if self.updates == "sequential" and self.shared:
+            raise ConfigError(
+                f"updates='sequential' with weights={self.weights!r}; with one set of weights there is nothing to update in turn."
+            )
         if self.kl.mode not in ("reported", "loss"):
             raise ConfigError(
                 f"kl.mode={self.kl.mode!r}: the training loop reports every log-prob; expected 'reported' (KL in the reward) or 'loss' "
                 "(exact KL in the loss). For no KL at all use kl.beta=0."
             )
-        if self.ppo.minibatch_size and self.batch_size % self.ppo.minibatch_size:
+        minibatch = getattr(getattr(self, self.learner, None), "minibatch_size", 0) if self.learner in LEARNERS else 0
+        size = self.batch_size * (self.num_agents if self.shared else 1)
+        if minibatch and size % minibatch:
             raise ConfigError(
-                f"batch_size={self.batch_size} does not divide into minibatches of ppo.minibatch_size={self.ppo.minibatch_size}; choose a "
-                f"divisor of {self.batch_size}."
+                f"batch_size={self.batch_size} does not divide into minibatches of {self.learner}.minibatch_size={minibatch}; choose a divisor "
+                f"of {size}, the responses of a learner in an iteration."
             )
+
+    @property
+    def shared(self) -> bool:
+        """Whether all agents have the same weights."""
+        return self.weights.startswith("shared")
+
+    def mixing_weight_at(self, iteration: int) -> float:
+        """lambda in an iteration."""
+        if not self.mixing_anneal:
+            return self.mixing_weight
+        share = min(1.0, iteration / self.mixing_anneal)
+        return (1 - share) * self.mixing_weight + share * self.mixing_weight_end
 
     def game(self) -> dict[str, Any]:
         """Keywords for `coevo_env.build.build`, without task and model."""
@@ -116,6 +182,7 @@ class Config:
             "context": self.context,
             "roles": self.roles,
             "exchange_every": max(1, self.exchange_every * self.batch_size),
+            "group_size": self.group_size,
             "mixing": self.mixing,
             "mixing_weight": self.mixing_weight,
             "temperature": self.temperature,
@@ -208,7 +275,7 @@ def apply(config: Config, overrides: Mapping[str, Any]) -> Config:
 
     Args:
         config: Where to start.
-        overrides: Dotted name -> value; a string is read as the type of the setting. `task_options.x` sets one option of the task.
+        overrides: Dotted name -> value; a string is read as the type of the setting. `task_options.x` and `learner_options.x` set one option.
 
     Raises:
         ConfigError: An unknown name (the nearest is suggested), or a value of another type.
@@ -216,9 +283,9 @@ def apply(config: Config, overrides: Mapping[str, Any]) -> Config:
     known = names()
     nested: dict[str, dict[str, Any]] = {}
     for name, value in overrides.items():
-        if name.startswith("task_options."):
-            options = nested.setdefault("", {}).setdefault("task_options", dict(config.task_options))
-            options[name.split(".", 1)[1]] = _guess(value)
+        parent, _, option = name.partition(".")
+        if parent in FREE and option:
+            nested.setdefault("", {}).setdefault(parent, dict(getattr(config, parent)))[option] = _guess(value)
             continue
         if name not in known:
             near = [other for other in known if other.endswith(f".{name}")] or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -248,7 +315,7 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     """The config that `to_dict` wrote, also by an earlier version with fewer settings."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
-        if isinstance(value, Mapping) and name != "task_options":
+        if isinstance(value, Mapping) and name not in FREE:
             flat.update({f"{name}.{key}": inner for key, inner in value.items()})
         else:
             flat[name] = value

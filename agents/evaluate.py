@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.batch import BatchEnv
+from coevo_env.batch import BatchEnv, TurnBatch
 from coevo_env.build import build
+from coevo_env.core import Rules
 from coevo_env.kl import KLConfig
+from coevo_env.lm import Generation
 from coevo_env.metrics import summarize
 from coevo_env.rollout import Rollout
-from coevo_env.task import Task
+from coevo_env.task import Prompt, Task
 
 from .config import Config
 from .learner import Actor
 
-__all__ = ["EVALUATION_SEED", "Evaluation", "evaluate", "evaluation_game", "play"]
+__all__ = ["EVALUATION_SEED", "Evaluation", "draw", "evaluate", "evaluation_game", "play"]
 
 EVALUATION_SEED = 20_000
 """Seed of held-out prompts and of their sampling noise; the same for runs of any seed, so that runs are compared on the same prompts."""
@@ -46,7 +48,7 @@ class Evaluation:
 def evaluation_game(config: Config, task: Task, reference: Any) -> BatchEnv:
     """The one-agent game on the test split that belongs to a run."""
     options = {**config.game(), "num_agents": 1, "roles": "never", "mixing": "own", "context": "all", "task_options": None}
-    options.update(kl=KLConfig(mode="loss"), seed=EVALUATION_SEED, split="test")
+    options.update(kl=KLConfig(mode="loss"), group_size=1, seed=EVALUATION_SEED, split="test")
     rules, _ = build(task, reference, **options)
     return BatchEnv(min(config.eval_prompts, len(rules.prompts)), rules=rules, reference=reference)
 
@@ -74,6 +76,38 @@ def measure(rollout: Rollout) -> dict[str, float]:
     return {"kl": float(rollout.kl.sum(1).mean()), "entropy": float(-rollout.logprobs.sum() / tokens)}
 
 
+def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Generation:
+    """Samples the turns of some rows; for a policy with `draws` > 1 that many of each, of which the one with the highest task reward counts."""
+    contexts = [turn.contexts[row] for row in rows]
+    tries = [
+        policy.generate(contexts, turn.max_new_tokens, turn.sampling, turn.uniforms(rows, number))
+        for number in range(getattr(policy, "draws", 1))
+    ]
+    if len(tries) == 1:
+        return tries[0]
+    rules = game.rules
+    prompts = [game.episodes[row].prompt for row in rows]
+    texts = [[rules.text(row[:length].tolist()) for row, length in zip(t.tokens, t.lengths, strict=True)] for t in tries]
+    rewards = np.stack([_rate(rules, prompts, said) for said in texts])  # (n, B')
+    best = rewards.argmax(0)  # the first of equals
+    tokens = np.zeros((len(rows), max(t.tokens.shape[1] for t in tries)), np.int64)
+    lengths, logprobs = np.zeros(len(rows), np.int64), np.zeros(tokens.shape)
+    for row, number in enumerate(best):
+        chosen = tries[number]
+        length = lengths[row] = chosen.lengths[row]
+        tokens[row, :length], logprobs[row, :length] = chosen.tokens[row, :length], chosen.logprobs[row, :length]
+    width = int(lengths.max())
+    return Generation(tokens[:, :width], lengths, logprobs[:, :width])
+
+
+def _rate(rules: Rules, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
+    """The task reward of single responses, (R,); joint terms, which judge a response beside the others, do not count."""
+    rewards = np.zeros(len(texts))
+    for weight, function in rules.terms.values():
+        rewards += weight * np.asarray(function(list(prompts), list(texts)), np.float64)
+    return rewards
+
+
 def play(game: BatchEnv, policies: Sequence[Actor]) -> None:
     """Plays a batch of episodes to its end: each agent samples the turns of the seats it holds."""
     full = game.rules.kl.estimator == "full"
@@ -86,8 +120,7 @@ def play(game: BatchEnv, policies: Sequence[Actor]) -> None:
             rows = np.nonzero(turn.agents == agent)[0]
             if not len(rows):
                 continue
-            contexts = [turn.contexts[row] for row in rows]
-            drawn = policy.generate(contexts, budget, turn.sampling, turn.uniforms(rows))
+            drawn = draw(game, turn, rows, policy)
             width = drawn.tokens.shape[1]
             tokens[rows, :width], lengths[rows], logprobs[rows, :width] = drawn.tokens, drawn.lengths, drawn.logprobs
             if drawn.values is None:

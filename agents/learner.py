@@ -7,6 +7,7 @@ rewards and log-probs reach it in the rollout.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from coevo_env.errors import ConfigError, unknown_name
+from coevo_env.errors import CoevoError, ConfigError, unknown_name
 from coevo_env.lm import Generation
 from coevo_env.rollout import Rollout
 from coevo_env.sampling import Sampling
 
-__all__ = ["LEARNERS", "Actor", "Learner", "Policy", "State", "find_learner"]
+__all__ = ["LEARNERS", "Actor", "Learner", "LearnerError", "Policy", "State", "checked", "find_learner"]
+
+
+class LearnerError(CoevoError):
+    """A learner broke its promises: wrong metrics, or a state that is not one."""
+
 
 State = Mapping[str, "torch.Tensor | float | int | str | bool"]
 """A flat state: tensors go to safetensors, everything else to JSON. Nothing is pickled."""
@@ -63,19 +69,46 @@ class Learner(Protocol):
     def load_state_dict(self, state: State) -> None: ...
 
 
-LEARNERS = {"ppo": "coevo_agents.ppo:make"}
-"""Name -> factory `(policy: ActorCritic, reference: LanguageModel, config: Config, sampling: Sampling, seed: int) -> Learner`."""
+LEARNERS = {
+    "ppo": "coevo_agents.ppo:make",
+    "reinforce": "coevo_agents.reinforce:make",
+    "rloo": "coevo_agents.rloo:make",
+    "grpo": "coevo_agents.grpo:make",
+    "mappo": "coevo_agents.mappo:make",
+    "best_of_n": "coevo_agents.best_of_n:make",
+    "frozen": "coevo_agents.frozen:make",
+}
+"""Name -> factory `(policy: ActorCritic, reference: LanguageModel, config: Config, sampling: Sampling, seed: int) -> Learner`. A class whose
+constructor takes these five is a factory too."""
 
 
 def find_learner(spec: str) -> Callable[..., Any]:
-    """The factory that a name or `"package.module:function"` stands for."""
+    """The factory that a name or `"package.module:Class"` (or `":function"`) stands for."""
     target = LEARNERS.get(spec, spec)
     module, _, attribute = target.partition(":")
     if not attribute:
-        raise unknown_name("learner", spec, [*LEARNERS, "package.module:function"])
+        raise unknown_name("learner", spec, [*LEARNERS, "package.module:Class"])
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a module of the user's can fail in any way
         raise ConfigError(
-            f"learner {spec!r} could not be imported: {type(error).__name__}: {error}. Expected 'package.module:function'."
+            f"learner {spec!r} could not be imported: {type(error).__name__}: {error}. Expected 'package.module:Class'."
         ) from error
+
+
+def checked(name: str, metrics: Any) -> dict[str, float]:
+    """What an update returned, if it is what a learner has to return.
+
+    Raises:
+        LearnerError: It is no dict of finite floats.
+    """
+    if not isinstance(metrics, dict):
+        raise LearnerError(
+            f"the learner of {name} returned a {type(metrics).__name__} from update(); expected a dict of metrics, name -> float."
+        )
+    for key, value in metrics.items():
+        if not isinstance(key, str) or isinstance(value, (str, bytes)) or not isinstance(value, (int, float, np.number)):
+            raise LearnerError(f"the learner of {name} returned {key!r}: {value!r}, a {type(value).__name__}; expected a name and a float.")
+        if not math.isfinite(value):
+            raise LearnerError(f"the learner of {name} returned {value} for its metric {key!r}; expected a finite number. Has it diverged?")
+    return metrics

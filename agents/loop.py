@@ -6,15 +6,11 @@ the iteration, so a checkpoint is small, a role exchange is free, and a resumed 
 
 from __future__ import annotations
 
-import json
-import platform
-import signal
-import subprocess
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +19,30 @@ import torch
 
 from coevo_env.batch import BatchEnv
 from coevo_env.build import build
+from coevo_env.core import Rules
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.kl import make_controller
 from coevo_env.lm import LanguageModel
 from coevo_env.metrics import summarize
+from coevo_env.mixing import mixing_matrix
+from coevo_env.rollout import Rollout
 from coevo_env.task import make_task
 
 from .checkpoint import CheckpointError, checkpoints, hint, load, prune, replacing, save, sweep, write_json
-from .config import Config, from_dict, to_dict
+from .config import Config
+from .elastic_reset import ElasticReset
 from .evaluate import Evaluation, evaluate, evaluation_game, measure, play
-from .learner import find_learner
+from .learner import checked, find_learner
 from .logbook import Logbook
-from .policy import make_policies
+from .policy import make_policies, quiet
+from .runfolder import claim, deferred_interrupt, extend, initial_model, write_config
+from .schemes import drift, order
+from .warm_start import warm_start
 
 SMALL = 10_000_000
 """Parameters below which a second CPU thread costs more than it brings."""
 
-__all__ = ["Interrupted", "Run", "read_config"]
+__all__ = ["Interrupted", "Run"]
 
 
 class Interrupted(CoevoError):
@@ -70,23 +73,38 @@ class Run:
         say: Callable[[str], None] = lambda line: None,
     ):
         self.config, self.directory, self.report, self.say = config, Path(directory), report, say
-        _claim(self.directory, resume)
+        claim(self.directory, resume)
+        if not resume:  # left behind by a run that was stopped before it began
+            shutil.rmtree(self.directory / "initial", ignore_errors=True)
         task = make_task(config.task, **config.task_options)
         base = LanguageModel.from_pretrained(
-            config.model or task.model, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+            initial_model(self.directory, config) or task.model,
+            device=config.device,
+            dtype=config.dtype,
+            trust_remote_code=config.trust_remote_code,
         )
         if threads := config.threads or (1 if base.module.num_parameters() < SMALL else 0):
             torch.set_num_threads(threads)
         agents = [f"llm{i + 1}" for i in range(config.num_agents)]
-        policies, self.reference = make_policies(base, agents, config.lora if config.weights == "lora" else None, config.seed)
-        options = {**config.game(), "task_options": None}
-        rules, _ = build(task, self.reference, **options)
+        rules, _ = build(task, base, **{**config.game(), "task_options": None})
+        find = find_learner(config.learner)  # a name that is none should be found before anything is computed
+        if config.warm_start.steps and not (self.directory / "initial").exists():
+            self._warm_start(base, rules)
+        self.policies, self.reference = make_policies(
+            base, agents, config.lora if "lora" in config.weights else None, config.seed, config.shared
+        )
         self.game = BatchEnv(config.batch_size, rules=rules, reference=self.reference)
+        if config.shared:  # one policy has one KL and one coefficient
+            self.game.controllers = self.game.controllers[:1] * config.num_agents
         self.held_out = evaluation_game(config, task, self.reference)
-        factory = find_learner(config.learner)
         self.learners = [
-            factory(policy, self.reference, config, rules.sampling, config.seed * 1000 + number) for number, policy in enumerate(policies)
+            find(policy, self.reference, config, rules.sampling, config.seed * 1000 + number)
+            for number, policy in enumerate(self.policies[:1] if config.shared else self.policies)
         ]
+        if config.elastic.every:
+            self.learners = [ElasticReset(learner, config.elastic) for learner in self.learners]
+        self.members = [list(range(len(agents)))] if config.shared else [[number] for number in range(len(agents))]
+        """Agents that each learner plays, by number."""
         if config.reset_at_exchange and not all(callable(getattr(learner, "forget", None)) for learner in self.learners):
             raise ConfigError(f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off.")
         self.agents, self.iteration, self.best = agents, 0, (-np.inf, -1)
@@ -104,7 +122,9 @@ class Run:
         except OSError as error:
             raise ConfigError(f"the run folder {self.directory} could not be made: {error}. Choose another one with --out.") from error
         self.log = Logbook(self.directory, self.offsets, self.iteration, say)
-        self._write_config()
+        write_config(self.directory, config)
+        if self.iteration < config.iterations:  # a summary would be that of an earlier, shorter run
+            (self.directory / "summary.json").unlink(missing_ok=True)
 
     # ---------------------------------------------------------------- the loop
     def train(self) -> dict[str, Any]:
@@ -116,7 +136,7 @@ class Run:
         """
         total = self.config.iterations
         try:
-            with _deferred_interrupt(self.say) as interrupted:
+            with deferred_interrupt(self.say) as interrupted:
                 if not self.before:
                     self.before = self._baseline()
                 while self.iteration < total or self.pending:
@@ -141,34 +161,69 @@ class Run:
             if isinstance(error, CoevoError):
                 saved = checkpoints(self.directory / "checkpoints")
                 where = f"the newest checkpoint is {saved[-1]}" if saved else "no checkpoint has been written yet"
-                _extend(error, f"\n(after iteration {self.iteration} of {self.directory}; {where})")
+                extend(error, f"\n(after iteration {self.iteration} of {self.directory}; {where})")
             raise
         finally:
             self.log.close()
 
     def _iterate(self) -> None:
-        """Plays a batch and updates every learner once; what there is to write down stands in `pending`."""
+        """Plays a batch and updates the learners whose turn it is; what there is to write down stands in `pending`."""
         started = time.perf_counter()
         self.game.reset(self.iteration * self.config.batch_size)
+        if self.config.mixing_anneal:
+            weight = self.config.mixing_weight_at(self.iteration)
+            self.game.rules.mixing = mixing_matrix("weighted", len(self.agents), weight)
         if self.config.reset_at_exchange:
             self._forget()
-        play(self.game, [learner.policy for learner in self.learners])
+        play(self.game, self._actors())
         sampled = time.perf_counter()
-        metrics = self._measure()
+        rollouts = self.game.rollouts()
+        metrics = self._measure(rollouts)
         self.whole = False  # from here to the end of the updates the weights belong to no iteration
-        for name, learner, rollout in zip(self.agents, self.learners, self.game.rollouts(), strict=True):
-            metrics.update({f"{name}/{tag}": value for tag, value in learner.update(rollout).items()})
+        self._update(rollouts, metrics)
         self.game.update_controllers()
         self.iteration += 1
         metrics["time/rollout_s"], metrics["time/update_s"] = sampled - started, time.perf_counter() - sampled
+        self.pending = {"metrics": metrics, "transcripts": self._transcripts(rollouts)}
+        self.whole = True
+
+    def _actors(self) -> list[Any]:
+        """Who plays for each agent."""
+        return [self._learner(number).policy for number in range(len(self.agents))]
+
+    def _learner(self, agent: int) -> Any:
+        """The learner of an agent, by the agent's number."""
+        return self.learners[0 if self.config.shared else agent]
+
+    def _update(self, rollouts: list[Rollout], metrics: dict[str, float]) -> None:
+        """Updates the learners whose turn it is, in their order."""
+        config, weights = self.config, np.ones(self.config.batch_size)
+        episodes = self.iteration * config.batch_size + np.arange(config.batch_size)
+        turn = order(config.updates, self.iteration, len(self.learners), config.alternate_every, config.seed)
+        for position, number in enumerate(turn):
+            learner, members = self.learners[number], self.members[number]
+            rollout = Rollout.merge([rollouts[member] for member in members])
+            if config.updates == "sequential":
+                rollout = replace(rollout, weights=weights[np.searchsorted(episodes, rollout.episodes)])
+            stats = checked(self.agents[members[0]], learner.update(rollout))
+            if config.updates == "sequential":
+                stats["importance"] = float(weights.mean())
+                if position + 1 < len(turn):
+                    weights = weights * drift(learner.policy, rollout, self.game.rules.sampling, episodes)
+            for member in members:
+                metrics.update({f"{self.agents[member]}/{tag}": value for tag, value in stats.items()})
+
+    def _transcripts(self, rollouts: list[Rollout]) -> list[dict[str, Any]]:
+        """A few episodes of the batch just played, with what the learners let people see of them."""
         shown = range(min(4, self.config.batch_size)) if self._evaluates() else ()
         transcripts = self.game.transcripts(shown)
-        for row, transcript in zip(shown, transcripts, strict=True):  # row b of every rollout is episode b of the batch
+        for row, transcript in zip(shown, transcripts, strict=True):
             for turn in transcript["turns"]:
-                seen = getattr(self.learners[self.agents.index(turn["agent"])], "inspection", {})
+                agent = self.agents.index(turn["agent"])
+                seen = {} if self.config.shared else getattr(self._learner(agent), "inspection", {})
+                # row b of a learner's rollout is episode b of the batch, as each agent has one turn in each
                 turn.update({key: array[row, : len(turn["tokens"])].tolist() for key, array in seen.items()})
-        self.pending = {"metrics": metrics, "transcripts": transcripts}
-        self.whole = True
+        return transcripts
 
     def _forget(self) -> None:
         """Where roles have just changed: learners and controllers start anew, with the weights they have."""
@@ -176,7 +231,9 @@ class Run:
         if first and roles.assignment(first) != roles.assignment(first - self.config.batch_size):
             for learner in self.learners:
                 learner.forget()
-            self.game.controllers = [make_controller(self.config.kl) for _ in self.agents]
+            self.game.controllers = [make_controller(self.config.kl) for _ in self.members]
+            if self.config.shared:
+                self.game.controllers *= len(self.agents)
 
     def _conclude(self) -> None:
         """Evaluation and logs of the iteration just finished. It can fail and be done again after a resume."""
@@ -206,11 +263,11 @@ class Run:
         every = self.config.save_every
         return self.iteration in (self.config.iterations, self.best[1]) or bool(every and self.iteration % every == 0)
 
-    def _measure(self) -> dict[str, float]:
+    def _measure(self, rollouts: list[Rollout]) -> dict[str, float]:
         """Metrics of the batch just played, per agent, and its histograms."""
         game, metrics = self.game, {}
         assert game.scores is not None
-        for name, rollout in zip(self.agents, game.rollouts(), strict=True):
+        for name, rollout in zip(self.agents, rollouts, strict=True):
             rows = np.arange(len(game.episodes))
             texts = [game.episodes[row].turns[seat].text for row, seat in zip(rows, rollout.seats, strict=True)]
             cut = [game.episodes[row].turns[seat].cut for row, seat in zip(rows, rollout.seats, strict=True)]
@@ -234,7 +291,12 @@ class Run:
         return metrics
 
     def _evaluate(self) -> dict[str, Evaluation]:
-        return {name: evaluate(self.held_out, learner.policy, name) for name, learner in zip(self.agents, self.learners, strict=True)}
+        """Each agent alone; one policy of several agents is evaluated once."""
+        results: dict[str, Evaluation] = {}
+        for learner, members in zip(self.learners, self.members, strict=True):
+            result = evaluate(self.held_out, learner.policy, self.agents[members[0]])
+            results.update({self.agents[member]: result for member in members})
+        return results
 
     def _baseline(self) -> dict[str, Any]:
         """The evaluation before training, which is iteration 0 of the curves."""
@@ -249,7 +311,8 @@ class Run:
         """Saves the agents as plain models and writes the summary."""
         evaluations = self.latest or self._evaluate()
         summary: dict[str, Any] = {"iterations": self.iteration, "task": self.config.task, "agents": {}}
-        for name, learner in zip(self.agents, self.learners, strict=True):
+        for number, name in enumerate(self.agents):
+            learner = self._learner(number)
             folder = self.directory / "agents" / name
             try:
                 with replacing(folder) as partial:
@@ -270,6 +333,24 @@ class Run:
         return summary
 
     # ---------------------------------------------------------------- saving
+    def _named_learners(self) -> list[tuple[str, Any]]:
+        """Each learner under the name of its first agent."""
+        return [(self.agents[members[0]], learner) for learner, members in zip(self.learners, self.members, strict=True)]
+
+    def _warm_start(self, base: LanguageModel, rules: Rules) -> None:
+        """Trains the initial model on examples and keeps it in the run folder, where a resumed run and an evaluation find it."""
+        config = self.config.warm_start
+        losses = warm_start(base, rules, config, self.config.seed)
+        self.say(f"warm start: {config.steps} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f} nats per token")
+        try:
+            with replacing(self.directory / "initial") as partial, quiet():
+                base.module.save_pretrained(partial, safe_serialization=True)
+                base.tokenizer.hf.save_pretrained(partial)
+        except OSError as error:
+            raise CheckpointError(
+                f"the warm-started model could not be saved: {error}. {hint(error)}, then start the run again."
+            ) from error
+
     def _is_finite(self) -> bool:
         """Whether the weights are worth keeping: those of a policy that diverged would only hide the last good checkpoint."""
         values = (value for learner in self.learners for value in learner.state_dict().values() if isinstance(value, torch.Tensor))
@@ -285,7 +366,7 @@ class Run:
         }
         self.log.sync()
         folder = self.directory / "checkpoints"
-        save(folder, self.iteration, {name: learner.state_dict() for name, learner in zip(self.agents, self.learners, strict=True)}, meta)
+        save(folder, self.iteration, {name: learner.state_dict() for name, learner in self._named_learners()}, meta)
         prune(folder, self.iteration, self.config.keep, self.best[1])
 
     def _restore(self) -> dict[str, int]:
@@ -314,7 +395,7 @@ class Run:
     def _adopt(self, states: dict[str, dict[str, Any]], meta: dict[str, Any]) -> None:
         """Takes the state of a checkpoint."""
         try:
-            for name, learner in zip(self.agents, self.learners, strict=True):
+            for name, learner in self._named_learners():
                 learner.load_state_dict(states[name])
             for controller, state in zip(self.game.controllers, meta["controllers"], strict=True):
                 controller.load_state_dict(state)
@@ -323,72 +404,6 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint belongs to another run or version: {type(error).__name__}: {error}") from error
 
-    def _write_config(self) -> None:
-        """The resolved settings, as they are now, and where the run was started."""
-        path, record = self.directory / "config.json", {"config": to_dict(self.config), "provenance": provenance()}
-        if path.exists():  # resumed, perhaps with more iterations
-            record["provenance"] = json.loads(path.read_text(encoding="utf-8")).get("provenance", record["provenance"])
-        write_json(path, record)
-        if self.iteration < self.config.iterations:  # a summary would be that of an earlier, shorter run
-            (self.directory / "summary.json").unlink(missing_ok=True)
-
-
-def read_config(directory: str | Path) -> Config:
-    """The config of a run folder. What it says of `trust_remote_code` is not taken over: only a person can say that.
-
-    Raises:
-        ConfigError: There is none, or it cannot be read.
-    """
-    path = Path(directory) / "config.json"
-    try:
-        config = from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{directory} is no run folder: it has no config.json. Give the folder that `coevo train` printed.") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error} Was it edited?") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is not readable ({type(error).__name__}: {error}); expected the JSON that `coevo train` wrote. Was it edited or cut "
-            "short? Copy the config.json of a run with the same settings over it."
-        ) from error
-    return replace(config, trust_remote_code=False)
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, platform and commit, for the record."""
-    versions = {"python": platform.python_version()}
-    for name in ("coevo-env", "torch", "transformers", "numpy", "pettingzoo", "gymnasium", "peft", "safetensors"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    commit = None
-    with suppress(OSError, subprocess.SubprocessError):
-        here = Path(__file__).resolve().parent
-        done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-        commit = done.stdout.strip() or None
-    return {"versions": versions, "platform": platform.platform(), "threads": torch.get_num_threads(), "git_commit": commit}
-
-
-def _claim(directory: Path, resume: bool) -> None:
-    """A new run needs a folder without one, and a resumed run a folder with one."""
-    try:
-        taken = (directory / "config.json").exists()
-        traces = taken or bool(checkpoints(directory / "checkpoints"))
-    except OSError as error:
-        raise ConfigError(f"the run folder {directory} could not be read: {error}. Choose another one with --out.") from error
-    if traces and not resume:
-        raise ConfigError(
-            f"{directory} already holds a run. Choose another folder with --out, or continue it with: coevo train --resume {directory}"
-        )
-    if resume and not taken:
-        raise ConfigError(f"{directory} holds no run to resume (no config.json). Start one with: coevo train --out {directory}")
-
-
-def _extend(error: CoevoError, text: str) -> None:
-    """Adds a sentence to the message of an error that is on its way, whatever its class."""
-    error.args = (f"{error}{text}",)
-    if isinstance(error, ImportError):
-        error.msg = error.args[0]
-
 
 def _portrait(evaluation: Evaluation) -> dict[str, Any]:
     """What the summary keeps of an evaluation."""
@@ -396,25 +411,3 @@ def _portrait(evaluation: Evaluation) -> dict[str, Any]:
         {"prompt": t["prompt"], "text": t["turns"][0]["text"], "reward": t["turns"][0]["task_reward"]} for t in evaluation.transcripts[:5]
     ]
     return {"metrics": evaluation.metrics, "samples": samples}
-
-
-@contextmanager
-def _deferred_interrupt(say: Callable[[str], None]) -> Iterator[list[bool]]:
-    """Turns the first Ctrl-C into a note that the loop reads at the end of an iteration; the second one stops at once."""
-    noted: list[bool] = []
-
-    def note(number: int, frame: Any) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(True)
-        say("finishing this iteration, then saving (press Ctrl-C again to stop at once)")
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: whoever owns it decides
-        yield noted
-        return
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, previous)

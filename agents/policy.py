@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from coevo_env.errors import ConfigError
 from coevo_env.lm import Generation, LanguageModel
 from coevo_env.sampling import Sampling
 
-__all__ = ["ActorCritic", "LoRAConfig", "make_policies"]
+__all__ = ["ActorCritic", "LoRAConfig", "make_critic", "make_policies", "take"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class ActorCritic:
     Attributes:
         lm: The view of the model that this agent trains.
         value_head: float32 linear layer, (H) -> (1), zero at the start: the first advantages are the returns.
+        valued: Whether sampling asks the value head; a learner without a critic switches it off.
     """
+
+    valued = True
 
     def __init__(self, lm: LanguageModel):
         self.lm = lm
@@ -65,8 +68,8 @@ class ActorCritic:
         return self.value_head(hidden.to(self.value_head.weight.dtype))[:, 0]
 
     def generate(self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray) -> Generation:
-        """Samples turns, with the value of every state passed."""
-        return self.lm.generate(contexts, max_new_tokens, sampling, uniforms, self.values)
+        """Samples turns, with the value of every state passed if anybody wants it."""
+        return self.lm.generate(contexts, max_new_tokens, sampling, uniforms, self.values if self.valued else None)
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The trainable tensors of this agent by name, the value head's included."""
@@ -77,6 +80,10 @@ class ActorCritic:
                 named[f"model.{name}"] = parameter
         named.update({f"value_head.{name}": parameter for name, parameter in self.value_head.named_parameters()})
         return named
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over tensors by the names of `named_parameters`, see `take`."""
+        take(self.named_parameters(), state)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes a plain model directory: weights (with LoRA merged in), tokenizer and configuration, and the value head beside them."""
@@ -98,7 +105,7 @@ class ActorCritic:
 
 
 def make_policies(
-    base: LanguageModel, agents: Sequence[str], lora: LoRAConfig | None, seed: int
+    base: LanguageModel, agents: Sequence[str], lora: LoRAConfig | None, seed: int, shared: bool = False
 ) -> tuple[list[ActorCritic], LanguageModel]:
     """Policies for all agents, equal to `base` at the start, and the reference policy.
 
@@ -107,10 +114,14 @@ def make_policies(
         agents: Names.
         lora: Adapters on a shared base, or None for a whole copy of the weights each.
         seed: Initialises the adapters.
+        shared: One policy for all agents, who are told apart by what they read.
 
     Returns:
-        The policies in the order of `agents`, and the frozen reference.
+        The policies in the order of `agents` (N times the same object if shared), and the frozen reference.
     """
+    if shared:
+        (policy,), reference = make_policies(base, agents[:1], lora, seed)
+        return [policy] * len(agents), reference
     if lora is None:
         policies = [ActorCritic(base.clone()) for _ in agents]
         base.module.requires_grad_(False)
@@ -130,8 +141,35 @@ def make_policies(
                 module.add_adapter(name, settings())
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"adapters with {lora} could not be made: {str(error).splitlines()[0]}") from error
-    shared = LanguageModel(module, base.tokenizer, agents[0])
-    return [ActorCritic(shared.with_adapter(name)) for name in agents], shared.with_adapter(None)
+    whole = LanguageModel(module, base.tokenizer, agents[0])
+    return [ActorCritic(whole.with_adapter(name)) for name in agents], whole.with_adapter(None)
+
+
+def take(parameters: Mapping[str, torch.nn.Parameter], state: Mapping[str, Any]) -> None:
+    """Copies tensors of a saved state into parameters of the same name; other entries of the state are ignored.
+
+    Raises:
+        ConfigError: A tensor is missing or has another shape; nothing has been copied then.
+    """
+    for name, parameter in parameters.items():
+        if name not in state or state[name].shape != parameter.shape:
+            got = "nothing" if name not in state else f"shape {tuple(state[name].shape)}"
+            raise ConfigError(f"the saved state has {got} for {name!r}; expected shape {tuple(parameter.shape)}. Was it another model?")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+
+def make_critic(policy: ActorCritic, reference: LanguageModel, seed: int) -> ActorCritic:
+    """A critic with a network of its own, equal to the reference at the start: a copy of the model, or one more adapter on the shared base."""
+    lm = policy.lm
+    if not lm.is_peft:
+        return ActorCritic(reference.clone())
+    name = f"{lm.adapter}_critic"
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        lm.module.add_adapter(name, lm.module.peft_config[lm.adapter])
+    return ActorCritic(lm.with_adapter(name))
 
 
 @contextlib.contextmanager

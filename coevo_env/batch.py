@@ -59,10 +59,15 @@ class TurnBatch:
     sampling: Sampling
     seed: int
 
-    def uniforms(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """Uniform numbers (B, max_new_tokens) that pick the tokens: a function of seed, episode and seat alone."""
+    def uniforms(self, rows: np.ndarray | None = None, draw: int = 0) -> np.ndarray:
+        """Uniform numbers (B, max_new_tokens) that pick the tokens: a function of seed, episode, seat and draw alone.
+
+        Args:
+            rows: Rows to give them for; all by default.
+            draw: Whoever draws several responses for one turn numbers them from 0.
+        """
         episodes = self.episodes if rows is None else self.episodes[rows]
-        return uniforms(self.seed, episodes.tolist(), self.seat, self.max_new_tokens)
+        return uniforms(self.seed, episodes.tolist(), self.seat, self.max_new_tokens, draw=draw)
 
 
 @dataclass
@@ -290,10 +295,12 @@ class BatchEnv:
         return result
 
     def update_controllers(self) -> list[float]:
-        """Moves each agent's beta by the KL of the batch just played; returns the new betas."""
-        for rollout, controller in zip(self.rollouts(), self.controllers, strict=True):
-            if len(rollout):
-                controller.update(float(rollout.kl.sum(1).mean()), len(rollout))
+        """Moves each agent's beta by the KL of the batch just played; returns the new betas. Agents that share a controller move it once."""
+        rollouts = self.rollouts()
+        for controller in dict.fromkeys(self.controllers):
+            kl = np.concatenate([r.kl.sum(1) for r, c in zip(rollouts, self.controllers, strict=True) if c is controller])
+            if len(kl):
+                controller.update(float(kl.mean()), len(kl))
         return [controller.beta for controller in self.controllers]
 
     def state_dict(self) -> dict[str, Any]:

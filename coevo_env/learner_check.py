@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["check_learner"]
 
 
-def check_learner(factory: Callable[[LanguageModel, int], Any], iterations: int = 30, batch_size: int = 64) -> list[str]:
+def check_learner(
+    factory: Callable[[LanguageModel, int], Any], iterations: int = 30, batch_size: int = 64, group_size: int = 1
+) -> list[str]:
     """Checks a learner on a toy that takes seconds: its protocol, its determinism, its state, and that it learns.
 
     The toy is `coevo_env.tasks.toy` with five tokens (EOS is 0), played by one agent at temperature 1 with nothing masked, so the warp is
@@ -35,6 +37,7 @@ def check_learner(factory: Callable[[LanguageModel, int], Any], iterations: int 
             `load_state_dict(state)`. Choose settings with which it learns fast.
         iterations: Updates in which the reward has to rise.
         batch_size: Responses per update.
+        group_size: Responses to each prompt in a row, for learners that compare them.
 
     Returns:
         The names of the checks that it passed.
@@ -49,7 +52,7 @@ def check_learner(factory: Callable[[LanguageModel, int], Any], iterations: int 
         torch.manual_seed(noise)
         learner = factory(tiny_lm(5, seed=3), 0)
         _check_protocol(learner)
-        return learner, _toy(batch_size)
+        return learner, _toy(batch_size, group_size)
 
     import torch
 
@@ -97,12 +100,13 @@ def check_learner(factory: Callable[[LanguageModel, int], Any], iterations: int 
     return ["protocol", "metrics", "rollout unchanged", "same seed, same weights", "save, load, continue", "learns"]
 
 
-def _toy(batch_size: int) -> BatchEnv:
+def _toy(batch_size: int, group_size: int) -> BatchEnv:
     from .batch import BatchEnv
     from .kl import KLConfig
     from .tasks import toy
 
-    return BatchEnv(batch_size, toy.task(), tiny_lm(5, seed=3), num_agents=1, min_new_tokens=0, kl=KLConfig(beta=0.02), seed=0)
+    options = {"num_agents": 1, "min_new_tokens": 0, "group_size": group_size, "kl": KLConfig(beta=0.02), "seed": 0}
+    return BatchEnv(batch_size, toy.task(), tiny_lm(5, seed=3), **options)
 
 
 def _check_protocol(learner: Any) -> None:

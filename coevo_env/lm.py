@@ -155,6 +155,9 @@ class LanguageModel:
         else:
             if self.module.active_adapter != self.adapter:
                 self.module.set_adapter(self.adapter)
+                for name, parameter in self.module.named_parameters():
+                    if ".lora_" in name:  # peft freezes what is not active, and a graph over two adapters would lose gradients
+                        parameter.requires_grad_(True)
             yield
 
     # ---------------------------------------------------------------- sampling
@@ -178,7 +181,8 @@ class LanguageModel:
             value: Maps last hidden states (B, H) to values (B,).
         """
         batch, device = len(contexts), self.device
-        ids, mask, positions = self._left_padded(contexts, room=max_new_tokens)
+        different, place = _distinct(contexts)  # equal contexts are read once
+        ids, mask, positions = self._left_padded(different, room=max_new_tokens)
         width = ids.shape[1]
         tokens = torch.zeros(batch, max_new_tokens, dtype=torch.int64, device=device)  # (B, T)
         logprobs = torch.zeros(batch, max_new_tokens, device=device)
@@ -191,6 +195,11 @@ class LanguageModel:
             for t in range(max_new_tokens):
                 seen = mask if grid is None else grid[..., : width + t]
                 hidden, logits = self._last(ids, seen, positions, cache)
+                if t == 0 and place is not None:
+                    spread = torch.as_tensor(place, device=device)
+                    cache.batch_select_indices(spread)
+                    hidden, logits, positions = hidden[spread], logits[spread], positions[spread]
+                    mask = None if mask is None else mask[spread]
                 scores = warp_logits(logits, sampling, t)  # (B', V)
                 top = scores.amax(-1, keepdim=True)
                 mass = (scores - top).exp()  # one pass over the vocabulary both normalises and draws
@@ -251,6 +260,9 @@ class LanguageModel:
         """
         longest = int(lengths.max())
         tokens, lengths = np.asarray(tokens)[:, :longest], np.asarray(lengths)
+        different, spread = _distinct(contexts)
+        if spread is not None and longest > 1:
+            return self._states_of_groups(different, spread, tokens, lengths)
         ids, mask, _ = self._left_padded(
             [[*context, *row[:length]] for context, row, length in zip(contexts, tokens, lengths, strict=True)]
         )
@@ -263,6 +275,28 @@ class LanguageModel:
         with self.active():
             states = self._states(ids, mask, _positions(ids, mask), keep=width - first)
         flat = states.reshape(-1, states.shape[-1]).index_select(0, index)  # (M, H)
+        return flat, torch.as_tensor(tokens[valid], device=self.device), torch.as_tensor(steps, device=self.device)
+
+    def _states_of_groups(
+        self, contexts: Sequence[Sequence[int]], spread: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`hidden_states` where turns share contexts: each context (U of them) is read once, and its keys and values serve all its turns."""
+        longest = tokens.shape[1]
+        ids, mask, positions = self._left_padded(contexts, room=longest)
+        rows = torch.as_tensor(spread, device=self.device)
+        cache = _new_cache()
+        read = torch.as_tensor(np.arange(longest - 1) < lengths[:, None] - 1, device=self.device)  # (B, T - 1): tokens that choose another
+        with self.active():
+            first = self._states(ids, mask, positions, 1, cache)[rows]  # (B, 1, H)
+            cache.batch_select_indices(rows)
+            seen = torch.ones_like(ids) if mask is None else mask
+            seen = torch.cat([seen[rows], read.to(seen.dtype)], 1)  # (B, L + T - 1)
+            ids = torch.as_tensor(tokens[:, :-1], device=self.device).masked_fill(~read, self.tokenizer.eos_id)
+            positions = positions[rows, -1:] + torch.arange(1, longest, device=self.device)
+            states = torch.cat([first, self._states(ids, seen, positions, longest - 1, cache)], 1)  # (B, T, H)
+        valid = np.arange(longest) < lengths[:, None]
+        steps = np.nonzero(valid)[1]
+        flat = states[torch.as_tensor(valid, device=self.device)]  # (M, H)
         return flat, torch.as_tensor(tokens[valid], device=self.device), torch.as_tensor(steps, device=self.device)
 
     def token_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -416,6 +450,15 @@ class _Cursor:
         self.pending.append(token)
         self.position += 1
         self.current = None
+
+
+def _distinct(contexts: Sequence[Sequence[int]]) -> tuple[Sequence[Sequence[int]], np.ndarray | None]:
+    """The different contexts, and for each row which of them it has; None where too few are equal for sharing to pay."""
+    numbers: dict[tuple[int, ...], int] = {}
+    place = [numbers.setdefault(tuple(context), len(numbers)) for context in contexts]
+    if 2 * len(numbers) > len(contexts):
+        return contexts, None
+    return [list(context) for context in numbers], np.array(place)
 
 
 def _new_cache() -> Any:

@@ -11,7 +11,18 @@ import numpy as np
 
 __all__ = ["STREAMS", "rng", "uniforms"]
 
-STREAMS = {"prompts": 1, "roles": 2, "tokens": 3, "minibatches": 4, "init": 5, "evaluation": 6, "task": 7, "model": 8}
+STREAMS = {
+    "prompts": 1,
+    "roles": 2,
+    "tokens": 3,
+    "minibatches": 4,
+    "init": 5,
+    "evaluation": 6,
+    "task": 7,
+    "model": 8,
+    "warm_start": 9,
+    "schemes": 10,
+}
 """Purposes that draw random numbers. A number, once given, is never given to another purpose: replays depend on it."""
 
 
@@ -24,10 +35,11 @@ def rng(seed: int, *counters: int, stream: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, counters)])))
 
 
-def uniforms(seed: int, episodes: Sequence[int], seat: int, length: int, *, stream: str = "tokens") -> np.ndarray:
+def uniforms(seed: int, episodes: Sequence[int], seat: int, length: int, *, draw: int = 0, stream: str = "tokens") -> np.ndarray:
     """Uniform numbers in [0, 1) that pick the tokens of one turn: one row per episode, independent of the batch it is in.
 
     Returns:
         float64 array of shape (B, length).
     """
-    return np.stack([rng(seed, episode, seat, stream=stream).random(length) for episode in episodes])  # (B, T)
+    more = (draw,) if draw else ()
+    return np.stack([rng(seed, episode, seat, *more, stream=stream).random(length) for episode in episodes])  # (B, T)

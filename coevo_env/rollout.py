@@ -5,7 +5,9 @@ One idea: learners see arrays of token ids, log-probs and rewards. They never se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,8 @@ class Rollout:
         states: B lists of ids: what the seats before this one read and wrote, for centralised critics; a critic that has also read the
             row's own context knows all there is to know when the turn begins.
         values: float64 (B, T) or None, the learner's own estimates at sampling time.
+        weights: float64 (B,) or None, importance weights of the responses: how much likelier what the partners did has become since they
+            sampled it (agent-by-agent updates).
     """
 
     contexts: list[list[int]]
@@ -50,6 +54,7 @@ class Rollout:
     groups: np.ndarray
     states: list[list[int]]
     values: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -66,16 +71,45 @@ class Rollout:
         rewards[np.arange(len(self)), self.lengths - 1] += self.team_reward
         return rewards
 
+    @property
+    def returns(self) -> np.ndarray:
+        """float64 (B,): all that a response earned, shaping included."""
+        return self.shaping.sum(1) + self.team_reward
+
+    def weighted(self, advantages: np.ndarray) -> np.ndarray:
+        """Advantages (B, T) times the importance weights, where there are any."""
+        return advantages if self.weights is None else advantages * self.weights[:, None]
+
     def token_lists(self) -> list[list[int]]:
         """The ids of each response, without padding."""
         return [row[:length].tolist() for row, length in zip(self.tokens, self.lengths, strict=True)]
 
+    @staticmethod
+    def merge(rollouts: Sequence[Rollout]) -> Rollout:
+        """The responses of several agents that share their weights as one rollout, sorted by episode."""
+        if len(rollouts) == 1:
+            return rollouts[0]
+        width = max(rollout.tokens.shape[1] for rollout in rollouts)
+        order = np.argsort(np.concatenate([rollout.episodes for rollout in rollouts]), kind="stable")
+
+        def gather(name: str) -> np.ndarray | None:
+            parts = [getattr(rollout, name) for rollout in rollouts]
+            if any(part is None for part in parts):
+                return None
+            return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]))) if p.ndim == 2 else p for p in parts])[order]
+
+        arrays: dict[str, Any] = {name: gather(name) for name in (*_ARRAYS, "values", "weights")}
+        contexts = [context for rollout in rollouts for context in rollout.contexts]
+        states = [state for rollout in rollouts for state in rollout.states]
+        return replace(rollouts[0], contexts=[contexts[i] for i in order], states=[states[i] for i in order], **arrays)
+
     def rows(self, index: np.ndarray) -> Rollout:
         """The rollout restricted to some rows."""
         picked = {name: getattr(self, name)[index] for name in _ARRAYS}
-        values = None if self.values is None else self.values[index]
+        known = {name: getattr(self, name) for name in ("values", "weights")}
+        picked.update({name: None if array is None else array[index] for name, array in known.items()})
         ragged = {"contexts": [self.contexts[i] for i in index], "states": [self.states[i] for i in index]}
-        return replace(self, values=values, **ragged, **picked)
+        return replace(self, **ragged, **picked)
 
 
 _ARRAYS = (

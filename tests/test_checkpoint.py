@@ -18,7 +18,8 @@ from runs import assert_same_run, config, lines, train
 from coevo_agents import checkpoint
 from coevo_agents.checkpoint import CheckpointError, checkpoints, load, prune, save, sweep, write_json
 from coevo_agents.logbook import LogError
-from coevo_agents.loop import Run, read_config
+from coevo_agents.loop import Run
+from coevo_agents.runfolder import read_config
 from coevo_env.errors import CoevoError, ConfigError
 
 FILES = ("llm1.safetensors", "llm2.safetensors", "state.json", "manifest.json")

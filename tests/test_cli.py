@@ -15,7 +15,8 @@ from runs import assert_same_run, config, train
 
 from coevo_agents import cli
 from coevo_agents.config import PRESETS, Config, apply, from_dict, names, preset, to_dict
-from coevo_agents.loop import Interrupted, read_config
+from coevo_agents.loop import Interrupted
+from coevo_agents.runfolder import read_config
 from coevo_env.errors import ConfigError
 from coevo_env.task import BUILTIN_TASKS
 

@@ -24,8 +24,9 @@ from coevo_agents import checkpoint, logbook
 from coevo_agents.checkpoint import checkpoints
 from coevo_agents.config import Config, apply
 from coevo_agents.evaluate import evaluate
-from coevo_agents.loop import Interrupted, Run, read_config
+from coevo_agents.loop import Interrupted, Run
 from coevo_agents.ppo import PPO
+from coevo_agents.runfolder import read_config
 from coevo_env.errors import ConfigError, NonFiniteError, RewardError
 
 

@@ -11,8 +11,9 @@ import torch
 from oracles import CooperativePair
 
 from coevo_agents.evaluate import play
+from coevo_agents.objectives import gae
 from coevo_agents.policy import ActorCritic, LoRAConfig, make_policies
-from coevo_agents.ppo import PPO, PPOConfig, gae
+from coevo_agents.ppo import PPO, PPOConfig
 from coevo_env.batch import BatchEnv
 from coevo_env.build import build
 from coevo_env.errors import ConfigError, NonFiniteError

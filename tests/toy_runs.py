@@ -1,0 +1,85 @@
+"""Training on the closed-form game, for tests of learners: two prompts, five tokens, two of them a turn.
+
+One idea: a learner is right when every agent comes within 2 % of the best J there is for it, computed exactly by enumeration, in every seat it has
+played and beside optimal partners, so that each agent answers for itself alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from closed_forms import TeamGame
+
+from coevo_agents.config import Config, apply
+from coevo_agents.evaluate import play
+from coevo_agents.learner import find_learner
+from coevo_agents.policy import make_policies
+from coevo_env.batch import BatchEnv
+from coevo_env.build import build
+from coevo_env.kl import KLConfig
+from coevo_env.rollout import Rollout
+from coevo_env.testing import tiny_lm
+
+BETA = 0.3
+
+
+def make(learner: str, num_agents: int, exchange: bool, seed: int, batch: int = 256, weights: str = "separate", **settings: Any):
+    """The game, its reference and one learner per policy."""
+    iterations = settings.pop("iterations", 1)
+    options: dict[str, Any] = {
+        "num_agents": num_agents,
+        "roles": "rotation" if exchange else "never",
+        "exchange_every": 1,
+        "learner": learner,
+        "batch_size": batch,
+        "seed": seed,
+        "weights": weights,
+        "task": "toy",
+        "task_options.max_new_tokens": 2,
+        **settings,
+    }
+    if learner in ("rloo", "grpo"):
+        options.setdefault("group_size", 8)
+    if hasattr(Config(), learner):
+        options.setdefault(f"{learner}.decay_updates", iterations)
+    config = apply(Config(kl=KLConfig(beta=BETA)), options)
+    base = tiny_lm(5, seed=seed, eos_id=0)
+    lora = config.lora if "lora" in weights else None
+    policies, reference = make_policies(base, [f"llm{i + 1}" for i in range(num_agents)], lora, seed, config.shared)
+    rules, _ = build(config.task, reference, **config.game())
+    game = BatchEnv(batch, rules=rules, reference=reference)
+    factory = find_learner(learner)
+    different = policies[:1] if config.shared else policies
+    learners = [factory(policy, reference, config, rules.sampling, 10 * seed + i) for i, policy in enumerate(different)]
+    return game, learners
+
+
+def step(game: BatchEnv, learners: list, iteration: int) -> list[dict[str, float]]:
+    """Plays a batch and updates everybody."""
+    game.reset(iteration * game.batch_size)
+    play(game, [learners[i % len(learners)].policy for i in range(len(game.agents))])
+    rollouts = game.rollouts()
+    parts = [rollouts] if len(learners) < len(rollouts) else [[rollout] for rollout in rollouts]
+    return [learner.update(Rollout.merge(part)) for learner, part in zip(learners, parts, strict=True)]
+
+
+def reached(game: BatchEnv, learners: list, exchange: bool) -> np.ndarray:
+    """J over the optimal J, of every agent in every seat it has played."""
+    team = TeamGame(game.rules, game.reference, BETA)
+    best = team.optimum()
+    shares = []
+    for agent in range(len(game.agents)):
+        policy = learners[agent % len(learners)].policy.lm
+        for seat in range(len(game.agents)) if exchange or len(learners) < len(game.agents) else [agent]:
+            shares.append(team.reached(policy, seat) / best[seat])
+    return np.array(shares)
+
+
+def train(learner: str, num_agents: int, exchange: bool, seed: int, iterations: int, **settings: Mapping[str, Any]) -> np.ndarray:
+    """A whole training; returns `reached`."""
+    game, learners = make(learner, num_agents, exchange, seed, iterations=iterations, **settings)
+    for iteration in range(iterations):
+        step(game, learners, iteration)
+    return reached(game, learners, exchange)
