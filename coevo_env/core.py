@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import ConfigError, NonFiniteError, RewardError, unknown_name
+from .errors import ConfigError, unknown_name
 from .kl import KLConfig
 from .mixing import mixing_matrix
 from .rng import rng
 from .roles import RoleSchedule, make_schedule
 from .sampling import Sampling
+from .scoring import Scores, score
 from .task import Prompt, Task, Tokenizer
 
 __all__ = ["Episode", "Rules", "Scores", "Turn"]
@@ -46,21 +46,6 @@ class Turn:
         self.tokens: list[int] = []
         self.done = self.cut = False
         self.text = ""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a batch of B finished episodes earned; columns are seats, in order of play.
-
-    Attributes:
-        terms: Raw value of each reward term, before its weight, each of shape (B, N).
-        task: Weighted sum of the terms, shape (B, N).
-        team: After mixing, shape (B, N).
-    """
-
-    terms: dict[str, np.ndarray]
-    task: np.ndarray
-    team: np.ndarray
 
 
 class Rules:
@@ -147,6 +132,7 @@ class Rules:
                 f"min_new_tokens={min_new_tokens}); lower min_new_tokens or ban fewer tokens."
             )
         self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
+        self.joint_terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.joint_rewards.items()}
         self._pioneer_contexts: dict[int, list[int]] = {}
         self._block, self._order = -1, np.arange(0)
         for index in range(min(len(self.prompts), 64)):  # a context that cannot fit should be found before anything is computed
@@ -156,6 +142,11 @@ class Rules:
                 self._observer_context(prompt, [""])
 
     # ---------------------------------------------------------------- the game
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Names of all reward terms, joint ones last."""
+        return (*self.terms, *self.joint_terms)
+
     def prompt_index(self, episode: int) -> int:
         """Which prompt an episode is about: each epoch is its own permutation of the split, drawn from the seed and the epoch's number.
 
@@ -199,53 +190,9 @@ class Rules:
             RewardError: A term raised, or returned the wrong number or type of values.
             NonFiniteError: A value is NaN or infinite.
         """
-        prompts = [episode.prompt for episode in episodes for _ in episode.turns]
-        responses = [turn.text for episode in episodes for turn in episode.turns]
-        shape = (len(episodes), self.num_agents)
-        terms: dict[str, np.ndarray] = {}
-        task = np.zeros(shape)
-        for name, (weight, function) in self.terms.items():
-            values = self._term(name, function, prompts, responses, episodes).reshape(shape)
-            terms[name] = values
-            task = task + weight * values  # (B, N)
-        return Scores(terms, task, task @ self.mixing.T)
+        return score(self, episodes)
 
     # ---------------------------------------------------------------- internals
-    def _term(self, name, function, prompts, responses, episodes) -> np.ndarray:
-        where = f"task {self.task.name!r}, reward {name!r}"
-
-        def about(row: int) -> str:
-            episode = episodes[row // self.num_agents]
-            return f"the response {responses[row]!r} to prompt {episode.prompt_index} of the {self.split} split, {str(episode.prompt)!r}"
-
-        try:
-            raw = function(prompts, responses)
-        except Exception as error:
-            row = _culprit(function, prompts, responses)
-            on = f"{len(responses)} responses, but on none of them alone" if row is None else about(row)
-            raise RewardError(
-                f"{where}: raised {type(error).__name__}: {error} on {on}. Try it with coevo_env.testing.check_reward."
-            ) from error
-        try:
-            got = -1 if isinstance(raw, (str, bytes)) else len(raw)
-        except TypeError:
-            got = -1
-        if got < 0:
-            raise RewardError(f"{where}: returned {type(raw).__name__}; expected a list of {len(responses)} floats.")
-        if got != len(responses):
-            raise RewardError(f"{where}: returned {got} values for {len(responses)} responses; expected one float for each.")
-        values = np.zeros(got)
-        for row, value in enumerate(raw):
-            try:
-                values[row] = _number(value)
-            except TypeError as error:
-                raise RewardError(f"{where}: returned {error}, for {about(row)}; expected a list of floats.") from None
-        finite = np.isfinite(values)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise NonFiniteError(f"{where}: returned {values[row]} for {about(row)}; expected a finite number.")
-        return values
-
     def _pioneer_context(self, index: int, prompt: Prompt) -> list[int]:
         if index not in self._pioneer_contexts:
             ids = self.tokenizer.encode(self.task.render(prompt))
@@ -350,22 +297,3 @@ class Episode:
             self._begin()
         else:
             self.done = True
-
-
-def _number(value: object) -> float:
-    if isinstance(value, (str, bytes)) or value is None:
-        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values")
-    try:
-        return float(value)  # type: ignore[arg-type]  # python, numpy and torch numbers all know float()
-    except (TypeError, ValueError):
-        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values") from None
-
-
-def _culprit(function, prompts, responses) -> int | None:
-    """The first response on which a reward function fails by itself."""
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        try:
-            function([prompt], [response])
-        except Exception:
-            return row
-    return None

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from .errors import CoevoError, ConfigError, unknown_name
 
-__all__ = ["BUILTIN_TASKS", "Prompt", "RewardFunction", "Task", "Tokenizer", "make_task"]
+__all__ = ["BUILTIN_TASKS", "JointRewardFunction", "Prompt", "RewardFunction", "Task", "Tokenizer", "make_task"]
 
 
 class Prompt(str):
@@ -50,6 +50,11 @@ RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 response must not depend on what else is in the batch (`coevo_env.testing.check_reward` proves it)."""
 
 
+JointRewardFunction = Callable[[Sequence[Prompt], Sequence[tuple[str, ...]]], Sequence[Sequence[float]]]
+"""Scores what the agents of an episode said together: `(B prompts, B tuples of all N responses in order of play) -> for each episode one
+float per seat`. An agent that is evaluated alone comes as a tuple of one (`coevo_env.testing.check_joint_reward` tries that too)."""
+
+
 class Tokenizer(Protocol):
     """What the environment needs of a tokenizer. `coevo_env.lm.TextTokenizer` wraps a Hugging Face one."""
 
@@ -72,6 +77,9 @@ class Task:
         name: Snake case, unique among tasks.
         train, test: Prompts of each split, disjoint. A plain string becomes a `Prompt`.
         rewards: Named reward terms, each a function or a pair (weight, function). The task reward is their weighted sum.
+        joint_rewards: Terms in which a response is worth something only beside the others (zero-sum games, debate, negotiation), each a
+            `JointRewardFunction` or a pair (weight, function), added to the task reward of every seat before mixing. One kind of term is
+            enough; names are unique among both.
         templates: Text an agent reads in each role: `{prompt}` is required in both, `{responses}` is what the observer may see of the
             earlier responses of the episode (required in "observer"; not allowed in "pioneer").
         separator: Joins several visible responses where an observer sees more than one.
@@ -90,7 +98,8 @@ class Task:
     name: str
     train: Sequence[str]
     test: Sequence[str]
-    rewards: Mapping[str, RewardFunction | tuple[float, RewardFunction]]
+    rewards: Mapping[str, RewardFunction | tuple[float, RewardFunction]] = field(default_factory=dict)
+    joint_rewards: Mapping[str, JointRewardFunction | tuple[float, JointRewardFunction]] = field(default_factory=dict)
     templates: Mapping[str, str] = field(default_factory=lambda: {"pioneer": "{prompt}", "observer": "{responses}{prompt}"})
     separator: str = " "
     max_new_tokens: int = 16
@@ -106,9 +115,14 @@ class Task:
         for split in ("train", "test"):
             if len(getattr(self, split)) == 0:
                 raise ConfigError(f"task {self.name!r}: the {split} split has no prompts; give at least one.")
-        if not self.rewards:
-            raise ConfigError(f"task {self.name!r}: `rewards` is empty; give at least one, such as rewards={{'length': my_function}}.")
-        for term, value in self.rewards.items():
+        if not self.rewards and not self.joint_rewards:
+            raise ConfigError(
+                f"task {self.name!r}: `rewards` is empty, and so is `joint_rewards`; give at least one, such as "
+                "rewards={'length': my_function}."
+            )
+        if both := sorted(set(self.rewards) & set(self.joint_rewards)):
+            raise ConfigError(f"task {self.name!r}: `rewards` and `joint_rewards` both have a term {both[0]!r}; give one another name.")
+        for term, value in (*self.rewards.items(), *self.joint_rewards.items()):
             if term in RESERVED_TERMS or "/" in term or not term:
                 raise ConfigError(
                     f"task {self.name!r}: a reward term cannot be called {term!r}; its metric is `reward/<term>`, where "
@@ -116,8 +130,9 @@ class Task:
                 )
             function = value[1] if isinstance(value, tuple) else value
             if not callable(function):
+                result = "list of floats" if term in self.rewards else "for each episode a list of one float per seat"
                 raise ConfigError(
-                    f"task {self.name!r}: reward {term!r} is {function!r}; expected a function (prompts, responses) -> list of floats."
+                    f"task {self.name!r}: reward {term!r} is {function!r}; expected a function (prompts, responses) -> {result}."
                 )
         required = {"pioneer": {"prompt"}, "observer": {"prompt", "responses"}}
         for role, needed in required.items():
@@ -180,6 +195,7 @@ BUILTIN_TASKS = {
     "imdb": "coevo_env.tasks.imdb",
     "gsm8k": "coevo_env.tasks.gsm8k",
     "toy": "coevo_env.tasks.toy",
+    "matching": "coevo_env.tasks.matching",
 }
 """Name -> module; each module has a function `task(**options) -> Task`."""
 

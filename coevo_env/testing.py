@@ -19,14 +19,14 @@ import numpy as np
 
 from .errors import CheckFailed, ConfigError
 from .learner_check import check_learner
-from .task import Prompt, RewardFunction, Task, make_task
+from .task import JointRewardFunction, Prompt, RewardFunction, Task, make_task
 from .tiny import tiny_lm
 
 if TYPE_CHECKING:
     from .batch import BatchEnv
     from .core import Rules
 
-__all__ = ["CheckFailed", "check_learner", "check_reward", "check_task", "tiny_lm"]
+__all__ = ["CheckFailed", "check_joint_reward", "check_learner", "check_reward", "check_task", "tiny_lm"]
 
 TOLERANCE = 1e-5
 """How far a score may depend on its batch: what padding changes in a float32 classifier."""
@@ -67,65 +67,122 @@ def check_reward(function: RewardFunction, prompts: Sequence[str] | None = None,
         raise ConfigError(f"check_reward got {len(prompts)} prompts and {len(responses)} responses; expected equally many, at least one.")
     asked = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
     said = list(responses)
-    name = getattr(function, "__name__", type(function).__name__)
+    name = f"reward {getattr(function, '__name__', type(function).__name__)!r}"
+    return ["one finite float per response", *_check_terms(name, function, asked, said, None)]
+
+
+def check_joint_reward(
+    function: JointRewardFunction,
+    num_agents: int = 2,
+    prompts: Sequence[str] | None = None,
+    responses: Sequence[tuple[str, ...]] | None = None,
+) -> list[str]:
+    """Checks a joint reward function as `check_reward` checks an ordinary one: one finite number per seat for each episode.
+
+    Args:
+        function: `(prompts, tuples of N responses) -> for each episode N floats`.
+        num_agents: N.
+        prompts, responses: What to try it on, equally many; by default short prompts and every kind of odd text in every seat.
+
+    Returns:
+        The names of the checks that it passed. The last one: with one response, which is how an agent is evaluated alone, it returns one
+        float as well.
+
+    Raises:
+        CheckFailed: The first check that it did not pass.
+
+    >>> check_joint_reward(lambda prompts, said: [[len(texts[0]) - len(text) for text in texts] for texts in said])[-1]
+    'an agent alone'
+    """
+    if (prompts is None) != (responses is None):
+        raise ConfigError("check_joint_reward got only one of `prompts` and `responses`; give both, or none.")
+    if int(num_agents) != num_agents or num_agents < 1:
+        raise ConfigError(f"check_joint_reward with num_agents={num_agents!r}; expected a whole number >= 1.")
+    if prompts is None or responses is None:
+        count = len(RESPONSES)
+        responses = [tuple(RESPONSES[(i + k * (1 + i // count)) % count] for k in range(num_agents)) for i in range(3 * count)]
+        prompts = [PROMPTS[i % len(PROMPTS)] for i in range(len(responses))]
+    if len(prompts) != len(responses) or not prompts or any(len(said) != num_agents for said in responses):
+        raise ConfigError(
+            f"check_joint_reward got {len(prompts)} prompts and {len(responses)} tuples of responses; expected equally many, at least one, and "
+            f"{num_agents} responses in each."
+        )
+    asked = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
+    name = f"joint reward {getattr(function, '__name__', type(function).__name__)!r}"
+    passed = _check_terms(name, function, asked, [tuple(said) for said in responses], num_agents)
+    _check_terms(f"{name} of one agent alone", function, asked, [(said[0],) for said in responses], 1)
+    return ["one finite float per seat", *passed, "an agent alone"]
+
+
+def _check_terms(name: str, function: Any, asked: list[Prompt], said: list[Any], seats: int | None) -> list[str]:
+    """What ordinary reward terms (`seats` None, `said` texts) and joint ones (`said` tuples) have to keep alike."""
 
     def score(rows: Sequence[int]) -> np.ndarray:
-        return _scores(name, function, [asked[i] for i in rows], [said[i] for i in rows])
+        return _scores(name, function, [asked[i] for i in rows], [said[i] for i in rows], seats)
 
     every = list(range(len(said)))
     values = score(every)
-    again = score(every)
-    _near(
-        f"reward {name!r}, called twice with the same batch",
-        again,
-        values,
-        said,
-        "the same scores both times (no randomness, no memory)",
-        0.0,
-    )
+    same = "the same scores both times (no randomness, no memory)"
+    _near(f"{name}, called twice with the same batch", score(every), values, said, same, 0.0)
     order = np.random.default_rng(0).permutation(len(said)).tolist()
-    shuffled = np.empty(len(said))
+    shuffled = np.empty(values.shape)
     shuffled[order] = score(order)
-    _near(f"reward {name!r}, with the batch in another order", shuffled, values, said, "the same score for the same response")
+    _near(f"{name}, with the batch in another order", shuffled, values, said, "the same score for the same response")
     alone = np.array([score([i])[0] for i in every])
-    _near(f"reward {name!r}, with each response alone", alone, values, said, "a score that does not depend on the rest of the batch")
-    return ["one finite float per response", "deterministic", "inputs unchanged", "independent of order", "independent of the batch"]
+    _near(f"{name}, with each response alone", alone, values, said, "a score that does not depend on the rest of the batch")
+    return ["deterministic", "inputs unchanged", "independent of order", "independent of the batch"]
 
 
-def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[str]) -> np.ndarray:
-    what = f"reward {name!r}, called with {len(responses)} responses, the first being {_short(responses[0])}"
+def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[Any], seats: int | None) -> np.ndarray:
+    """The values of a batch, (B,), or of a joint term (B, N)."""
+    what = f"{name}, called with {len(responses)} responses, the first being {_short(responses[0])}"
     given = list(prompts), list(responses)
     try:
         raw = function(*given)
     except Exception as error:
-        raise CheckFailed(what, f"{type(error).__name__}: {error}", "a list of floats for any text") from error
+        expected = "a list of floats for any text" if seats is None else f"{seats} floats for each tuple of {seats}, for any text"
+        raise CheckFailed(what, f"{type(error).__name__}: {error}", expected) from error
     if given != (prompts, responses):
         raise CheckFailed(what, "its arguments changed by the call", "that it leaves the lists it is given alone")
+    if seats is None:
+        return _floats(what, raw, responses, f"one for each of the {len(responses)} responses")
     if isinstance(raw, (str, bytes, Mapping)) or not hasattr(raw, "__len__"):
-        raise CheckFailed(what, f"a {type(raw).__name__}", f"a list of {len(responses)} floats")
+        raise CheckFailed(what, f"a {type(raw).__name__}", f"a list of {len(responses)} lists, one for each episode")
     if len(raw) != len(responses):
-        raise CheckFailed(what, f"{len(raw)} values", f"one for each of the {len(responses)} responses")
+        raise CheckFailed(what, f"{len(raw)} values", f"one list of {seats} floats for each of the {len(responses)} episodes")
+    rows = [_floats(what, row, texts, f"one for each of the {seats} seats") for texts, row in zip(responses, raw, strict=True)]
+    return np.stack(rows)
+
+
+def _floats(what: str, raw: Any, texts: Sequence[Any], expected: str) -> np.ndarray:
+    if isinstance(raw, (str, bytes, Mapping)) or not hasattr(raw, "__len__"):
+        raise CheckFailed(what, f"a {type(raw).__name__}", f"a list of {len(texts)} floats")
+    if len(raw) != len(texts):
+        raise CheckFailed(what, f"{len(raw)} values", expected)
     values = []
-    for response, value in zip(responses, raw, strict=True):
+    for text, value in zip(texts, raw, strict=True):
         try:
             if value is None or isinstance(value, (str, bytes)):
                 raise TypeError
             values.append(float(value))
         except (TypeError, ValueError):
-            raise CheckFailed(what, f"{value!r} for {_short(response)}", "numbers only") from None
+            raise CheckFailed(what, f"{value!r} for {_short(text)}", "numbers only") from None
         if not math.isfinite(values[-1]):
-            raise CheckFailed(what, f"{values[-1]} for {_short(response)}", "finite numbers only")
+            raise CheckFailed(what, f"{values[-1]} for {_short(text)}", "finite numbers only")
     return np.array(values)
 
 
-def _near(what: str, got: np.ndarray, wanted: np.ndarray, texts: Sequence[str], expected: str, tolerance: float = TOLERANCE) -> None:
+def _near(what: str, got: np.ndarray, wanted: np.ndarray, texts: Sequence[Any], expected: str, tolerance: float = TOLERANCE) -> None:
     apart = np.abs(got - wanted) > tolerance * np.maximum(1.0, np.abs(wanted))
+    apart = apart.reshape(len(apart), -1).any(1)
     if apart.any():
         i = int(np.argmax(apart))
         raise CheckFailed(what, f"{got[i]} instead of {wanted[i]} for {_short(texts[i])}", expected)
 
 
-def _short(text: str) -> str:
+def _short(text: str | tuple[str, ...]) -> str:
+    if isinstance(text, tuple):
+        return f"({', '.join(map(_short, text))})"
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
@@ -167,7 +224,7 @@ def check_task(task: str | Task, model: Any = None, prompts: int = 64) -> list[s
         except ConfigError as error:
             raise CheckFailed(f"task {task.name!r}, {split} split", f"the error {error!s}", "contexts that fit") from error
         count = min(prompts, len(rules.prompts))
-        asked = [task.prompt(split, i) for i in range(count)]
+        asked = [task.prompt(split, i) for i in range(count)] * (-(-64 // count) if rules.joint_terms else 1)  # many partners for each
         texts = _answers(rules, asked)
         for term, (_, function) in rules.terms.items():
             for said in texts.values():
@@ -175,6 +232,12 @@ def check_task(task: str | Task, model: Any = None, prompts: int = 64) -> list[s
                     check_reward(function, asked, said)
                 except CheckFailed as error:
                     raise CheckFailed(f"task {task.name!r}, term {term!r}, {error.what}", error.got, error.expected) from error
+        for term, (_, function) in rules.joint_terms.items():
+            for said in texts.values():
+                try:
+                    check_joint_reward(function, 2, asked, list(zip(said, _random(rules, len(asked), 2), strict=True)))
+                except CheckFailed as error:
+                    raise CheckFailed(f"task {task.name!r}, joint term {term!r}, {error.what}", error.got, error.expected) from error
         if task.scripted is not None:
             _check_scripted(rules, asked, texts)
     passed += ["contexts fit", "rewards", *(["scripted policy"] if task.scripted else [])]
@@ -228,23 +291,32 @@ def _answers(rules: Rules, prompts: Sequence[Prompt]) -> dict[str, list[str]]:
             return ""
         return rules.text(ids[: rules.max_new_tokens])
 
-    draw = np.random.default_rng(1)
-    legal = np.flatnonzero(rules.sampling.mask(rules.vocab_size, 0))
-    lengths = draw.integers(1, rules.max_new_tokens + 1, len(prompts))
     result = {
         "nothing": ["" for _ in prompts],
         "the prompt again": [spoken(prompt) for prompt in prompts],
-        "random tokens": [rules.text(draw.choice(legal[legal != rules.eos_id], n).tolist()) for n in lengths],
+        "random tokens": _random(rules, len(prompts), 1),
     }
     if rules.task.scripted is not None:
         result["scripted"] = [spoken(rules.task.scripted(prompt, [])) for prompt in prompts]
     return result
 
 
+def _random(rules: Rules, count: int, seed: int) -> list[str]:
+    """Responses of random legal tokens, of random lengths."""
+    draw = np.random.default_rng(seed)
+    legal = np.flatnonzero(rules.sampling.mask(rules.vocab_size, 0))
+    lengths = draw.integers(1, rules.max_new_tokens + 1, count)
+    return [rules.text(draw.choice(legal[legal != rules.eos_id], n).tolist()) for n in lengths]
+
+
 def _check_scripted(rules: Rules, prompts: Sequence[Prompt], texts: Mapping[str, list[str]]) -> None:
     means = {}
+    others = _random(rules, len(prompts), 2)  # joint terms: a partner who plays at random, in the other seat of two
     for name, said in texts.items():
         means[name] = float(sum(weight * np.mean(list(function(prompts, said))) for weight, function in rules.terms.values()))
+        for weight, function in rules.joint_terms.values():
+            paid = [np.array(function(prompts, list(zip(*pair, strict=True)))) for pair in ((said, others), (others, said))]
+            means[name] += weight * float(np.mean([paid[0][:, 0], paid[1][:, 1]]))
     best = max((name for name in means if name != "scripted"), key=means.__getitem__)
     if not means["scripted"] > means[best]:
         raise CheckFailed(

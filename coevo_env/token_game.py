@@ -136,7 +136,7 @@ class TokenGame:
         self._sizes = [len(episode.turn.context)] * count  # by seat: how many ids its agent sees
         self._records = [_Record() for _ in range(count)]  # by seat
         zeros = np.zeros((1, count))
-        self._publish(Scores(dict.fromkeys(rules.terms, zeros), zeros, zeros))
+        self._publish(Scores(dict.fromkeys(rules.term_names, zeros), zeros, zeros))
         self._begin_turn()
 
     def report(self, logprob: float, distribution: Any = None) -> None:

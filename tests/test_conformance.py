@@ -30,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 LARGE = 50257
 GAMES: dict[str, dict] = {
     "toy": {"task": "toy"},
+    "matching": {"task": "matching"},
     "toy_large": {"task": "toy", "task_options": {"vocab_size": LARGE}, "model": Unigram(LARGE)},
     "sentiment": {},
     "arithmetic": {"task": "arithmetic", "model": Unigram(Characters.vocab_size, tokenizer=Characters())},
@@ -154,7 +155,7 @@ def test_many_episodes(build, game, options):
         assert dead == len(env.possible_agents)
         assert collected == pytest.approx(paid, abs=1e-9)
         early += sum(not turn.cut for turn in raw.game.episode.turns)
-    assert early > 0
+    assert early > 0 or raw.rules.sampling.min_new_tokens == raw.rules.max_new_tokens  # turns that EOS ended, where it may end them
 
 
 @pytest.mark.parametrize("game", ["toy", "toy_large", "sentiment"])

@@ -5,11 +5,14 @@ Actor, context, mask, per-token reward, KL, team reward and transcript, to 1e-12
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import coevo_env
 from coevo_env.kl import STRICT, KLConfig
+from coevo_env.tasks import toy
 
 B, V, T = 12, 5, 3
 MODES = [
@@ -45,8 +48,9 @@ def close(a, b) -> bool:
 @pytest.mark.parametrize("agents", [1, 2, 3])
 @pytest.mark.parametrize(("context", "mixing"), [("all", "weighted"), ("previous", "cooperative")])
 def test_all_faces_agree(mode, estimator, agents, context, mixing):
+    together = {"apart": (0.5, lambda prompts, said: [[2.0 * len(texts[0]) - len(text) for text in texts] for texts in said])}
     options = {
-        "task": "toy",
+        "task": replace(toy.task(), joint_rewards=together if context == "previous" else {}),
         "num_agents": agents,
         "kl": KLConfig(mode=mode, estimator=estimator, beta=0.3),
         "seed": 4,
@@ -96,6 +100,7 @@ def test_all_faces_agree(mode, estimator, agents, context, mixing):
                 ours[row] += [aec.rewards[agent] for agent in whole.agents]
     assert single.done
 
+    terms = np.stack(list(whole.scores.terms.values()))  # (terms, B, N)
     for rollout, again, name in zip(whole.rollouts(), single.rollouts(), whole.agents, strict=True):
         index = whole.agents.index(name)
         assert close(ours[:, index], rollout.shaping.sum(1) + rollout.team_reward)
@@ -105,6 +110,7 @@ def test_all_faces_agree(mode, estimator, agents, context, mixing):
             info = aec.infos[name]
             assert close(info["team_reward"], rollout.team_reward[row])
             assert close(info["task_reward"], rollout.task_reward[row])
+            assert close([info[f"reward/{term}"] for term in whole.rules.term_names], terms[:, row, rollout.seats[row]])
             assert info["seat"] == rollout.seats[row] and info["length"] == rollout.lengths[row]
             assert close(info["kl"], rollout.kl[row].sum() if strict else 0.0)
     for theirs, aec in zip(whole.transcripts(), aecs, strict=True):

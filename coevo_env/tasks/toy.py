@@ -169,6 +169,11 @@ def optimum(
 
 def _enumerate(rules: Rules, contexts, *policies) -> list:
     """Log-probs of all responses under each policy, each (C, R), then their rewards, (C, R)."""
+    if rules.joint_terms:
+        raise ConfigError(
+            f"task {rules.task.name!r} has the joint rewards {sorted(rules.joint_terms)}; expected ordinary ones only, for what a response is "
+            "worth here must not depend on the partners'. See coevo_env.tasks.matching for the equilibrium of a zero-sum game."
+        )
     tokens, lengths = responses(rules)
     if contexts is None:
         prompts = [rules.task.prompt(rules.split, i) for i in range(len(rules.prompts))]
