@@ -1,0 +1,88 @@
+"""TRL: a task as what `GRPOTrainer` takes, a data set and reward functions. One agent: the pioneer.
+
+One idea: the trainer samples and learns, the task says what is read and what is paid. A reward function finds its prompt by the column `prompt_index`, so that
+a reward may use its answer, and scores the ids of the completion, decoded as the environment decodes them. KL to the initial model is the trainer's own
+(`beta`), so the environment's is not paid here.
+
+    task = coevo_env.make_task("sentiment")
+    trainer = GRPOTrainer(
+        model=..., train_dataset=dataset(task), reward_funcs=reward_functions(task),
+        args=GRPOConfig(**settings(task), output_dir="runs/grpo"),
+    )
+
+TRL tokenizes prompts with the special tokens that the tokenizer adds by itself; the environment adds none. The two agree for models without such
+tokens; for the others, leave the token out of the task's template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from coevo_env.loading import load_tokenizer
+from coevo_env.task import Task, make_task
+
+from . import require
+
+__all__ = ["dataset", "reward_functions", "settings"]
+
+
+def dataset(task: Task | str, split: str = "train") -> Any:
+    """The prompts of a task as a `datasets.Dataset`.
+
+    Args:
+        task: A `Task` or the name of one.
+        split: "train" or "test".
+
+    Returns:
+        Rows with `prompt` (what the pioneer reads), `prompt_index` and `split`; the last two lead the reward functions back to the task's prompt.
+    """
+    require("trl")
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
+
+    task = make_task(task)
+    count = len(task.prompts(split))
+    rows = {
+        "prompt": [task.render(task.prompt(split, index)) for index in range(count)],
+        "prompt_index": list(range(count)),
+        "split": [split] * count,
+    }
+    return Dataset.from_dict(rows)
+
+
+def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[..., list[float]]]:
+    """One reward function for each term of a task, in their order, named as the terms. Their weights are in `settings`.
+
+    Args:
+        task: A `Task` or the name of one.
+        tokenizer: A `coevo_env.TextTokenizer` of the model that is trained; None means that of the task's own model.
+    """
+    task = make_task(task)
+    tokenizer = tokenizer or task.tokenizer or load_tokenizer(task.model)
+
+    def text(ids: list[int]) -> str:
+        return task.clean(tokenizer.decode(ids[:-1] if len(ids) and ids[-1] == tokenizer.eos_id else ids))
+
+    def make(name: str, term: Callable[..., Any]) -> Callable[..., list[float]]:
+        def score(completion_ids: list[list[int]], prompt_index: list[int], split: list[str], **_: Any) -> list[float]:
+            prompts = [task.prompt(part, index) for part, index in zip(split, prompt_index, strict=True)]
+            return [float(value) for value in term(prompts, [text(ids) for ids in completion_ids])]
+
+        score.__name__ = name
+        return score
+
+    return [make(name, value[1] if isinstance(value, tuple) else value) for name, value in task.rewards.items()]
+
+
+def settings(task: Task | str) -> dict[str, Any]:
+    """What a `GRPOConfig` has to say so that TRL plays by the rules of the task; add your own, such as `output_dir`."""
+    task = make_task(task)
+    return {
+        "max_completion_length": task.max_new_tokens,
+        "reward_weights": [float(value[0]) if isinstance(value, tuple) else 1.0 for value in task.rewards.values()],
+        "generation_kwargs": {"min_new_tokens": task.min_new_tokens},
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "remove_unused_columns": False,
+    }
