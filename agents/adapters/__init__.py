@@ -43,7 +43,8 @@ LIBRARIES = {
     "tianshou": Library("tianshou", "tianshou", "2.0", "2.1"),
     "agilerl": Library("agilerl", "agilerl", "2.4", "3"),
     "trl": Library("trl", "trl", "1.0", "2"),
-    "verifiers": Library("verifiers", "verifiers", "0.1", "0.2"),
+    "verifiers": Library("verifiers", "verifiers", "0.4", "0.5"),
+    "reasoning-gym": Library("reasoning-gym", "reasoning-gym", "0.1.25", "0.2"),
 }
 
 
