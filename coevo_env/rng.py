@@ -22,6 +22,8 @@ STREAMS = {
     "model": 8,
     "warm_start": 9,
     "schemes": 10,
+    "matchmaking": 11,
+    "role_bandit": 12,
 }
 """Purposes that draw random numbers. A number, once given, is never given to another purpose: replays depend on it."""
 
