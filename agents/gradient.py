@@ -132,6 +132,8 @@ class GradientLearner:
 
     critic = False
     """Whether the learner uses the policy's value head."""
+    ratio = True
+    """Whether the loss needs the log-probs of the policy that sampled."""
 
     def __init__(self, policy: ActorCritic, config: Any, *, seed: int = 0, sampling: Sampling, reference: LanguageModel | None = None):
         if sampling.truncates or sampling.temperature == 0:
@@ -146,6 +148,7 @@ class GradientLearner:
         self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=config.learning_rate, eps=1e-8, fused=True)
         self.updates = 0
         self.inspection: dict[str, np.ndarray] = {}
+        self._fresh, self._mismatch = False, 0.0
 
     # ---------------------------------------------------------------- what an algorithm says
     @property
@@ -196,6 +199,8 @@ class GradientLearner:
         self.updates += 1
         last = {"approx_kl": totals.pop("approx_kl", [0.0])[-1], "ratio_max": max(totals.pop("ratio_max", [1.0]))}
         means = {name: float(np.mean(values)) for name, values in totals.items()}
+        if self._fresh:
+            metrics["logprob_mismatch"] = self._mismatch
         return {**means, **last, "steps": float(steps), **metrics, "learning_rate": rate}
 
     def forward(self, batch: Batch, rows: np.ndarray) -> Pass:
@@ -226,11 +231,15 @@ class GradientLearner:
     def behaviour(self, rollout: Rollout) -> tuple[np.ndarray, np.ndarray | None, float]:
         """Old log-probs and values, (B, T) each, and how far a scoring pass is from sampling (0 where none was made).
 
-        Sampling knew both, so they are only computed again on request, in low precision, or where a critic's values are missing.
+        Sampling knew both, so they are only computed again on request, in low precision, or where a critic's values are missing. An update of a
+        single step needs no pass of its own for that: the policy that samples is the one that learns, see `old_logprobs`.
         """
-        dtype = self.policy.lm.head.weight.dtype
-        again = self.config.recompute == "always" or (self.config.recompute == "auto" and dtype != torch.float32)
-        if not again and (rollout.values is not None or not self.critic):
+        config, dtype = self.config, self.policy.lm.head.weight.dtype
+        again = self.ratio and (config.recompute == "always" or (config.recompute == "auto" and dtype != torch.float32))
+        known = rollout.values is not None or not self.critic
+        self._fresh = again and known and config.epochs == 1 and config.minibatch_size in (0, len(rollout))
+        self._mismatch = 0.0
+        if known and (self._fresh or not again):
             return rollout.logprobs, rollout.values, 0.0
         logprobs, values = np.zeros(rollout.tokens.shape), np.zeros(rollout.tokens.shape)
         for rows in self.slices(len(rollout)):
@@ -244,6 +253,15 @@ class GradientLearner:
                     values[mask] = self.policy.values(hidden).double().cpu().numpy()
         mismatch = float(np.abs(logprobs - rollout.logprobs).max()) if rollout.logprobs.any() else 0.0
         return logprobs, values if self.critic else None, mismatch
+
+    def old_logprobs(self, batch: Batch, seen: Pass) -> torch.Tensor:
+        """Log-probs (M,) of the policy that sampled, to divide by: those of the batch, or in an update of a single step these ones."""
+        old = seen.select(batch.logprobs)
+        if not self._fresh:
+            return old
+        now = seen.logprobs.detach()
+        self._mismatch = max(self._mismatch, float((now - old).abs().max()))
+        return now
 
     def reference_hidden(self, rollout: Rollout) -> torch.Tensor | None:
         """Hidden states of the reference policy at every token, (B, T, H), once per update; None when KL is not in the loss."""

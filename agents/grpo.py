@@ -80,7 +80,7 @@ class GRPO(GradientLearner):
     def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The clipped policy loss of some rows, divided by the tokens of the minibatch."""
         seen = self.forward(batch, rows)
-        policy, stats = clipped_policy_loss(seen.logprobs, seen.select(batch.logprobs), seen.select(batch.advantages), self.config.clip)
+        policy, stats = clipped_policy_loss(seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), self.config.clip)
         kl, kl_part = self.kl_loss(batch, rows, seen)
         return (policy + kl) / tokens, per_token({"loss/policy": policy, **kl_part, **stats}, tokens)
 

@@ -121,7 +121,7 @@ class MAPPO(GradientLearner):
         config = self.config
         assert batch.values is not None and batch.returns is not None
         seen = self.forward(batch, rows)
-        policy, stats = clipped_policy_loss(seen.logprobs, seen.select(batch.logprobs), seen.select(batch.advantages), config.clip)
+        policy, stats = clipped_policy_loss(seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), config.clip)
         now = self.values(batch.rollout, rows)
         value = clipped_value_loss(now, seen.select(batch.values), seen.select(batch.returns), config.value_clip)
         kl, kl_part = self.kl_loss(batch, rows, seen)

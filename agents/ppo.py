@@ -97,7 +97,7 @@ class PPO(GradientLearner):
         config = self.config
         assert batch.values is not None and batch.returns is not None
         seen = self.forward(batch, rows)
-        policy, stats = clipped_policy_loss(seen.logprobs, seen.select(batch.logprobs), seen.select(batch.advantages), config.clip)
+        policy, stats = clipped_policy_loss(seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), config.clip)
         value = clipped_value_loss(
             self.policy.values(seen.hidden), seen.select(batch.values), seen.select(batch.returns), config.value_clip
         )

@@ -56,6 +56,8 @@ class Reinforce(GradientLearner):
         seen: float64 (T,), how far each average is from its start (for the correction that Adam makes too).
     """
 
+    ratio = False
+
     def __init__(
         self, policy: ActorCritic, config: ReinforceConfig, *, seed: int = 0, sampling: Sampling, reference: LanguageModel | None = None
     ):

@@ -47,6 +47,8 @@ class RLOOConfig(GradientConfig):
 class RLOO(GradientLearner):
     """The learner; arguments as in `GradientLearner`. It needs `group_size` >= 2 responses to each prompt."""
 
+    ratio = False
+
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Every token of a response has the advantage of the response."""
         logprobs, _, mismatch = self.behaviour(rollout)

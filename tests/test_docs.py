@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REDUCED = ["--iterations", "2", "--batch-size", "4", "--set", "eval_prompts=4"]
 """What every `coevo train` of the docs is shortened by; a preset or a command that needs assets or the hub is only resolved."""
 
@@ -71,7 +71,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- code
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_block_runs(page, workplace):
     namespace = {"__name__": "__docs__"}
     for block in blocks(page):
@@ -197,13 +197,13 @@ def test_links_lead_somewhere(page):
 
 def test_every_page_is_listed_in_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text] == []
+    assert [page.name for page in PAGES[1:] if page.parent.name == "docs" and f"(docs/{page.name})" not in text] == []
 
 
 def test_pages_named_in_the_code_exist():
     for folder in ("coevo_env", "agents"):
         for file in (ROOT / folder).rglob("*.py"):
-            for name in re.findall(r"docs/[\w/]+\.md", file.read_text(encoding="utf-8")):
+            for name in re.findall(r"docs/[\w/-]+\.md", file.read_text(encoding="utf-8")):
                 assert (ROOT / name).is_file(), f"{file.relative_to(ROOT)} speaks of {name}"
 
 
@@ -213,21 +213,36 @@ def table_tags(page: Path) -> set[str]:
     return {tag for row in rows for tag in re.findall(r"`([^`]+)`", row.split("|")[1])}
 
 
+VARIETY: list[dict] = [
+    {},
+    {"learner": "reinforce", "elastic.every": 1},
+    {"learner": "rloo", "updates": "sequential"},
+    {"learner": "grpo"},
+    {"learner": "mappo"},
+    {"learner": "best_of_n"},
+    {"learner": "frozen"},
+]
+"""Runs that together write every tag."""
+
+
 def test_metrics_page_defines_every_tag_and_no_other(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from coevo_agents.config import Config, apply
     from coevo_agents.loop import Run
 
-    settings = {"iterations": 2, "batch_size": 4, "eval_prompts": 4, "eval_every": 1, "kl.mode": "loss"}
-    Run(apply(Config(), settings), tmp_path / "run").train()
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    tags = {tag for row in rows for tag in row}
-    assert set(events.Tags()["scalars"]) == tags - {"iteration"}
-    tags |= set(events.Tags()["histograms"])
-    tags |= {re.sub(r"/\d+(/text_summary)?$", "/<n>", tag) for tag in events.Tags()["tensors"]}
+    base = {"iterations": 2, "batch_size": 4, "eval_prompts": 4, "eval_every": 1, "kl.mode": "loss", "group_size": 2}
+    tags: set[str] = set()
+    for number, options in enumerate(VARIETY):
+        folder = tmp_path / ("run" if number == 0 else str(number))
+        Run(apply(Config(), {**base, **options}), folder).train()
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        written = {tag for row in rows for tag in row}
+        assert set(events.Tags()["scalars"]) == written - {"iteration"}
+        tags |= written | set(events.Tags()["histograms"])
+        tags |= {re.sub(r"/\d+(/text_summary)?$", "/<n>", tag) for tag in events.Tags()["tensors"]}
     wanted = {re.sub(r"reward/sentiment$", "reward/<term>", re.sub(r"^llm\d+/", "<agent>/", tag)) for tag in tags}
 
     page = ROOT / "docs" / "metrics.md"
