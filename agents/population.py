@@ -20,12 +20,34 @@ import torch
 from coevo_env.errors import ConfigError, unknown_name
 from coevo_env.rng import rng
 
-__all__ = ["INITIAL_RATING", "MATCHMAKING", "Member", "Population", "expected_score"]
+__all__ = ["INITIAL_RATING", "MATCHMAKING", "Member", "Population", "PopulationConfig", "expected_score"]
 
 INITIAL_RATING = 1000.0
 """Rating of an agent that has not played."""
 
 MATCHMAKING = ("uniform", "elo", "recent")
+"""Rules by which a learner is matched with a member of the pool."""
+
+
+@dataclass(frozen=True)
+class PopulationConfig:
+    """Settings of play against earlier selves; see `Population` for their ranges.
+
+    Attributes:
+        capacity: Snapshots kept; 0 switches it off.
+        every: Iterations between snapshots.
+        matchmaking: "uniform", "elo", "recent".
+        share: Probability with which a snapshot takes an agent's place for an iteration.
+    """
+
+    capacity: int = 0
+    every: int = 10
+    matchmaking: str = "uniform"
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.capacity:
+            Population(self.capacity, self.every, self.matchmaking, self.share)
 
 
 @dataclass(frozen=True)

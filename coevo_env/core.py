@@ -57,7 +57,7 @@ class Rules:
         num_agents: N >= 1.
         context: What an observer sees of the earlier responses: "all", "previous", or "none" (it reads the pioneer's template: the
             paper's "no knowledge transfer" ablation).
-        roles: A `RoleSchedule` or its name ("periodic", "rotation", "random", "never").
+        roles: A `RoleSchedule` or its name ("periodic", "rotation", "random", "never", "bandit", "score").
         exchange_every: Episodes between role exchanges, for schedules given by name.
         group_size: G >= 1 consecutive episodes are about the same prompt, with sampling noise of their own.
         mixing: A mode of `mixing.MODES` or an (N, N) matrix in order of play.
@@ -161,7 +161,8 @@ class Rules:
         return int(self._order[position])
 
     def reseeded(self, seed: int) -> Rules:
-        """The same rules with another seed of prompts and roles. A `RoleSchedule` that was given as an object stays as it is."""
+        """The same rules with another seed of prompts and roles. A `RoleSchedule` that was given as an object stays as it is; one that was
+        given by name begins anew, without what it has observed."""
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed={seed!r}; expected a whole number >= 0.")
         rules = copy.copy(self)

@@ -18,10 +18,18 @@ MODULES = (
     *("coevo_env", "coevo_env.aec", "coevo_env.parallel", "coevo_env.gym_env", "coevo_env.batch", "coevo_env.build", "coevo_env.core"),
     *("coevo_env.task", "coevo_env.rewards", "coevo_env.mixing", "coevo_env.roles", "coevo_env.kl", "coevo_env.sampling"),
     *("coevo_env.reference", "coevo_env.lm", "coevo_env.loading", "coevo_env.tokenizer", "coevo_env.rollout", "coevo_env.metrics"),
-    *("coevo_env.tasks.toy", "coevo_env.render", "coevo_env.transcript", "coevo_env.tfidf", "coevo_env.assets", "coevo_env.models"),
+    *(
+        "coevo_env.tasks.toy",
+        "coevo_env.tasks.matching",
+        "coevo_env.render",
+        "coevo_env.transcript",
+        "coevo_env.tfidf",
+        "coevo_env.assets",
+        "coevo_env.models",
+    ),
     *("coevo_env.rng", "coevo_env.testing", "coevo_env.errors"),
     *("coevo_agents.config", "coevo_agents.learner", "coevo_agents.policy", "coevo_agents.ppo", "coevo_agents.loop"),
-    *("coevo_agents.evaluate", "coevo_agents.record", "coevo_agents.show"),
+    *("coevo_agents.evaluate", "coevo_agents.communication", "coevo_agents.population", "coevo_agents.record", "coevo_agents.show"),
 )
 """In the order of the page; modules that are not here are internal and may change at any time."""
 
