@@ -17,7 +17,7 @@ import pytest
 import coevo_env
 
 ROOT = Path(__file__).resolve().parents[1]
-CORE = ("core", "kl", "mixing", "roles", "rng", "sampling", "task", "errors")
+CORE = ("core", "kl", "mixing", "roles", "rng", "sampling", "scoring", "task", "errors")
 """The rules of the game; they import one another and numpy."""
 
 
