@@ -22,6 +22,7 @@ from .grpo import GRPOConfig
 from .learner import LEARNERS
 from .mappo import MAPPOConfig
 from .policy import LoRAConfig
+from .population import PopulationConfig
 from .ppo import PPOConfig
 from .reinforce import ReinforceConfig
 from .rloo import RLOOConfig
@@ -66,6 +67,8 @@ class Config:
         weights: "separate" (a copy of the model each), "shared" (one copy for all agents), "lora" (an adapter each on one frozen base) or "shared-lora"
             (one adapter for all agents).
         lora: Settings of the adapters.
+        population: Play against earlier selves.
+        communication: Measure at every evaluation what agents make of each other's answers (docs/beyond_two.md).
         batch_size: Episodes per iteration.
         iterations: Length of the run.
         seed: Of everything.
@@ -110,6 +113,8 @@ class Config:
     alternate_every: int = 1
     weights: str = "separate"
     lora: LoRAConfig = field(default_factory=LoRAConfig)
+    population: PopulationConfig = field(default_factory=PopulationConfig)
+    communication: bool = False
     batch_size: int = 64
     iterations: int = 120
     seed: int = 0
@@ -146,6 +151,13 @@ class Config:
             raise ConfigError(f"mixing_anneal={self.mixing_anneal} with mixing={self.mixing!r}; only 'weighted' has a lambda to move.")
         if self.batch_size % self.group_size:
             raise ConfigError(f"batch_size={self.batch_size} is not a multiple of group_size={self.group_size}; a group must not be cut.")
+        if self.num_agents < 2 and (self.population.capacity or self.communication):
+            raise ConfigError(
+                f"num_agents={self.num_agents} with population.capacity={self.population.capacity}, communication={self.communication}; expected "
+                "at least 2 agents: a population of one has nobody to play against or to talk to."
+            )
+        if self.communication and self.context == "none":
+            raise ConfigError("communication=True with context='none'; nobody reads anybody there. Leave the measurement off.")
         if self.updates == "sequential" and self.shared:
             raise ConfigError(
                 f"updates='sequential' with weights={self.weights!r}; with one set of weights there is nothing to update in turn."

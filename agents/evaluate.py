@@ -45,9 +45,11 @@ class Evaluation:
     transcripts: list[dict[str, Any]]
 
 
-def evaluation_game(config: Config, task: Task, reference: Any) -> BatchEnv:
-    """The one-agent game on the test split that belongs to a run."""
-    options = {**config.game(), "num_agents": 1, "roles": "never", "mixing": "own", "context": "all", "task_options": None}
+def evaluation_game(config: Config, task: Task, reference: Any, num_agents: int = 1) -> BatchEnv:
+    """The game on the test split that belongs to a run: of one agent, or to see them together of several."""
+    options = {**config.game(), "num_agents": num_agents, "roles": "never", "mixing": "own", "task_options": None}
+    if num_agents == 1:
+        options["context"] = "all"
     options.update(kl=KLConfig(mode="loss"), group_size=1, seed=EVALUATION_SEED, split="test")
     rules, _ = build(task, reference, **options)
     return BatchEnv(min(config.eval_prompts, len(rules.prompts)), rules=rules, reference=reference)

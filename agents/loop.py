@@ -25,15 +25,18 @@ from coevo_env.kl import make_controller
 from coevo_env.lm import LanguageModel
 from coevo_env.metrics import summarize
 from coevo_env.mixing import mixing_matrix
+from coevo_env.roles import AdaptiveRoles
 from coevo_env.rollout import Rollout
 from coevo_env.task import make_task
 
 from .checkpoint import CheckpointError, checkpoints, hint, load, prune, replacing, save, sweep, write_json
+from .communication import communication
 from .config import Config
 from .elastic_reset import ElasticReset
 from .evaluate import Evaluation, evaluate, evaluation_game, measure, play
 from .learner import checked, find_learner
 from .logbook import Logbook
+from .opponents import Opponents
 from .policy import make_policies, quiet
 from .runfolder import claim, deferred_interrupt, extend, initial_model, write_config
 from .schemes import drift, order
@@ -105,6 +108,8 @@ class Run:
             self.learners = [ElasticReset(learner, config.elastic) for learner in self.learners]
         self.members = [list(range(len(agents)))] if config.shared else [[number] for number in range(len(agents))]
         """Agents that each learner plays, by number."""
+        self.opponents = Opponents(config, self.learners, self.members, agents, self.reference) if config.population.capacity else None
+        self.together = evaluation_game(config, task, self.reference, config.num_agents) if config.communication else None
         if config.reset_at_exchange and not all(callable(getattr(learner, "forget", None)) for learner in self.learners):
             raise ConfigError(f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off.")
         self.agents, self.iteration, self.best = agents, 0, (-np.inf, -1)
@@ -175,16 +180,21 @@ class Run:
             self.game.rules.mixing = mixing_matrix("weighted", len(self.agents), weight)
         if self.config.reset_at_exchange:
             self._forget()
-        play(self.game, self._actors())
+        actors = self._actors()
+        guest = self.opponents.invite(self.iteration, actors) if self.opponents else None
+        play(self.game, actors)
         sampled = time.perf_counter()
         rollouts = self.game.rollouts()
-        metrics = self._measure(rollouts)
+        playing = [number for number in range(len(self.agents)) if number != guest]
+        metrics = self._measure(rollouts, playing)
         self.whole = False  # from here to the end of the updates the weights belong to no iteration
-        self._update(rollouts, metrics)
-        self.game.update_controllers()
+        updated = self._update(rollouts, playing, metrics)
+        self.game.update_controllers(playing)
         self.iteration += 1
+        if self.opponents:
+            metrics.update(self.opponents.conclude(self.iteration, rollouts))
         metrics["time/rollout_s"], metrics["time/update_s"] = sampled - started, time.perf_counter() - sampled
-        self.pending = {"metrics": metrics, "transcripts": self._transcripts(rollouts)}
+        self.pending = {"metrics": metrics, "transcripts": self._transcripts(updated)}
         self.whole = True
 
     def _actors(self) -> list[Any]:
@@ -195,13 +205,16 @@ class Run:
         """The learner of an agent, by the agent's number."""
         return self.learners[0 if self.config.shared else agent]
 
-    def _update(self, rollouts: list[Rollout], metrics: dict[str, float]) -> None:
-        """Updates the learners whose turn it is, in their order."""
+    def _update(self, rollouts: list[Rollout], playing: list[int], metrics: dict[str, float]) -> list[int]:
+        """Updates the learners whose turn it is, in their order, by what their agents `playing` in this iteration did; returns those agents."""
         config, weights = self.config, np.ones(self.config.batch_size)
         episodes = self.iteration * config.batch_size + np.arange(config.batch_size)
         turn = order(config.updates, self.iteration, len(self.learners), config.alternate_every, config.seed)
+        updated: list[int] = []
         for position, number in enumerate(turn):
-            learner, members = self.learners[number], self.members[number]
+            learner, members = self.learners[number], [member for member in self.members[number] if member in playing]
+            if not members:
+                continue
             rollout = Rollout.merge([rollouts[member] for member in members])
             if config.updates == "sequential":
                 rollout = replace(rollout, weights=weights[np.searchsorted(episodes, rollout.episodes)])
@@ -212,15 +225,17 @@ class Run:
                     weights = weights * drift(learner.policy, rollout, self.game.rules.sampling, episodes)
             for member in members:
                 metrics.update({f"{self.agents[member]}/{tag}": value for tag, value in stats.items()})
+            updated += members
+        return updated
 
-    def _transcripts(self, rollouts: list[Rollout]) -> list[dict[str, Any]]:
-        """A few episodes of the batch just played, with what the learners let people see of them."""
+    def _transcripts(self, updated: list[int]) -> list[dict[str, Any]]:
+        """A few episodes of the batch just played, with what the learners that were updated by it let people see."""
         shown = range(min(4, self.config.batch_size)) if self._evaluates() else ()
         transcripts = self.game.transcripts(shown)
         for row, transcript in zip(shown, transcripts, strict=True):
             for turn in transcript["turns"]:
                 agent = self.agents.index(turn["agent"])
-                seen = {} if self.config.shared else getattr(self._learner(agent), "inspection", {})
+                seen = getattr(self._learner(agent), "inspection", {}) if agent in updated and not self.config.shared else {}
                 # row b of a learner's rollout is episode b of the batch, as each agent has one turn in each
                 turn.update({key: array[row, : len(turn["tokens"])].tolist() for key, array in seen.items()})
         return transcripts
@@ -244,14 +259,23 @@ class Run:
             evaluations = self._evaluate()
             for name, evaluation in evaluations.items():
                 metrics.update({f"{name}/eval/{tag}": value for tag, value in evaluation.metrics.items()})
+            if self.together:
+                metrics.update(communication(self.together, self._actors(), self.agents))
             score = float(np.mean([evaluation.metrics["reward"] for evaluation in evaluations.values()]))
             if score > best[0]:
                 best = (score, self.iteration)
+            self._assign_roles(evaluations)
         self.log.transcripts(self.iteration, self.pending["transcripts"])
         self.log.metrics(self.iteration, metrics)
         self.pending, self.best, self.offsets = {}, best, self.log.offsets()
         self.latest = evaluations
         self.report(self.iteration, metrics)
+
+    def _assign_roles(self, evaluations: dict[str, Evaluation]) -> None:
+        """Tells a schedule that decides by scores how good each agent is."""
+        roles = self.game.rules.roles
+        if isinstance(roles, AdaptiveRoles):
+            roles.observe(self.iteration * self.config.batch_size, [evaluations[name].metrics["reward"] for name in self.agents])
 
     def _evaluates(self) -> bool:
         """Whether the iteration just finished ends with an evaluation."""
@@ -263,11 +287,11 @@ class Run:
         every = self.config.save_every
         return self.iteration in (self.config.iterations, self.best[1]) or bool(every and self.iteration % every == 0)
 
-    def _measure(self, rollouts: list[Rollout]) -> dict[str, float]:
+    def _measure(self, rollouts: list[Rollout], playing: list[int]) -> dict[str, float]:
         """Metrics of the batch just played, per agent, and its histograms."""
         game, metrics = self.game, {}
         assert game.scores is not None
-        for name, rollout in zip(self.agents, rollouts, strict=True):
+        for name, rollout in ((self.agents[number], rollouts[number]) for number in playing):
             rows = np.arange(len(game.episodes))
             texts = [game.episodes[row].turns[seat].text for row, seat in zip(rows, rollout.seats, strict=True)]
             cut = [game.episodes[row].turns[seat].cut for row, seat in zip(rows, rollout.seats, strict=True)]
@@ -302,6 +326,7 @@ class Run:
         """The evaluation before training, which is iteration 0 of the curves."""
         evaluations = self._evaluate()
         metrics = {f"{name}/eval/{tag}": value for name, result in evaluations.items() for tag, value in result.metrics.items()}
+        self._assign_roles(evaluations)
         self.log.metrics(0, metrics)
         self.offsets = self.log.offsets()
         self.report(0, metrics)
@@ -364,9 +389,14 @@ class Run:
             "pending": self.pending,
             "offsets": self.offsets or {},
         }
+        states = {name: learner.state_dict() for name, learner in self._named_learners()}
+        if self.opponents:
+            states["population"] = self.opponents.population.state_dict()
+        if isinstance(self.game.rules.roles, AdaptiveRoles):
+            meta["roles"] = self.game.rules.roles.state_dict()
         self.log.sync()
         folder = self.directory / "checkpoints"
-        save(folder, self.iteration, {name: learner.state_dict() for name, learner in self._named_learners()}, meta)
+        save(folder, self.iteration, states, meta)
         prune(folder, self.iteration, self.config.keep, self.best[1])
 
     def _restore(self) -> dict[str, int]:
@@ -399,6 +429,10 @@ class Run:
                 learner.load_state_dict(states[name])
             for controller, state in zip(self.game.controllers, meta["controllers"], strict=True):
                 controller.load_state_dict(state)
+            if self.opponents:
+                self.opponents.population.load_state_dict(states["population"])
+            if isinstance(self.game.rules.roles, AdaptiveRoles):
+                self.game.rules.roles.load_state_dict(meta["roles"])
             self.iteration, self.before, self.pending = int(meta["iteration"]), meta["before"], meta["pending"]
             self.best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
         except (KeyError, TypeError, ValueError) as error:

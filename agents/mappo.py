@@ -23,7 +23,7 @@ from coevo_env.sampling import Sampling
 
 from .gradient import Batch, GradientConfig, GradientLearner, per_token
 from .objectives import clipped_policy_loss, clipped_value_loss, gae, whiten
-from .policy import ActorCritic, make_critic
+from .policy import ActorCritic, spare
 
 __all__ = ["MAPPO", "MAPPOConfig", "make"]
 
@@ -131,5 +131,5 @@ class MAPPO(GradientLearner):
 
 def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> MAPPO:
     """Factory for the training loop: the critic starts as the reference policy."""
-    centre = make_critic(policy, reference, seed)
+    centre = spare(policy, reference, seed, "critic")
     return MAPPO(policy, centre, config.mappo, seed=seed, sampling=sampling, reference=reference if config.kl.mode == "loss" else None)

@@ -21,7 +21,7 @@ from coevo_env.errors import ConfigError
 from coevo_env.lm import Generation, LanguageModel
 from coevo_env.sampling import Sampling
 
-__all__ = ["ActorCritic", "LoRAConfig", "make_critic", "make_policies", "take"]
+__all__ = ["ActorCritic", "LoRAConfig", "make_policies", "spare", "take"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ class ActorCritic:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over tensors by the names of `named_parameters`, see `take`."""
         take(self.named_parameters(), state)
+
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """The trainable tensors of the model by a name that is the same for every agent of a run, the value head's left out."""
+        own = f".{self.lm.adapter}."
+        return {name.replace(own, ".adapter."): p for name, p in self.named_parameters().items() if not name.startswith("value_head.")}
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes a plain model directory: weights (with LoRA merged in), tokenizer and configuration, and the value head beside them."""
@@ -160,12 +165,19 @@ def take(parameters: Mapping[str, torch.nn.Parameter], state: Mapping[str, Any])
             parameter.copy_(state[name])
 
 
-def make_critic(policy: ActorCritic, reference: LanguageModel, seed: int) -> ActorCritic:
-    """A critic with a network of its own, equal to the reference at the start: a copy of the model, or one more adapter on the shared base."""
+def spare(policy: ActorCritic, reference: LanguageModel, seed: int, purpose: str) -> ActorCritic:
+    """One more network, equal to the reference at the start: a copy of the model, or one more adapter on the shared base.
+
+    Args:
+        policy: The policy beside which it stands.
+        reference: The initial model.
+        seed: Initialises an adapter.
+        purpose: What it is for; part of the adapter's name.
+    """
     lm = policy.lm
     if not lm.is_peft:
         return ActorCritic(reference.clone())
-    name = f"{lm.adapter}_critic"
+    name = f"{lm.adapter}_{purpose}"
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         lm.module.add_adapter(name, lm.module.peft_config[lm.adapter])

@@ -255,7 +255,8 @@ class BatchEnv:
             seats = seats[order]
 
             def gather(name: str, rows=rows, order=order):
-                parts = [_widen(getattr(record, name)[r], width) for record, r in zip(self._records, rows, strict=True)]
+                held = [(getattr(record, name), r) for record, r in zip(self._records, rows, strict=True)]
+                parts = [_widen(array[r], width) for array, r in held if array is not None]
                 return np.concatenate(parts)[order]
 
             lengths = gather("lengths")
@@ -294,11 +295,19 @@ class BatchEnv:
             result.append(make_transcript(self.episodes[row], self.agents, per_token, scores, row))
         return result
 
-    def update_controllers(self) -> list[float]:
-        """Moves each agent's beta by the KL of the batch just played; returns the new betas. Agents that share a controller move it once."""
+    def update_controllers(self, agents: Sequence[int] | None = None) -> list[float]:
+        """Moves the betas by the KL of the batch just played. Agents that share a controller move it once.
+
+        Args:
+            agents: Numbers of the agents whose turns count; all by default.
+
+        Returns:
+            The new betas of all agents.
+        """
         rollouts = self.rollouts()
-        for controller in dict.fromkeys(self.controllers):
-            kl = np.concatenate([r.kl.sum(1) for r, c in zip(rollouts, self.controllers, strict=True) if c is controller])
+        chosen = range(len(rollouts)) if agents is None else agents
+        for controller in dict.fromkeys(self.controllers[agent] for agent in chosen):
+            kl = np.concatenate([rollouts[agent].kl.sum(1) for agent in chosen if self.controllers[agent] is controller])
             if len(kl):
                 controller.update(float(kl.mean()), len(kl))
         return [controller.beta for controller in self.controllers]

@@ -221,6 +221,7 @@ VARIETY: list[dict] = [
     {"learner": "mappo"},
     {"learner": "best_of_n"},
     {"learner": "frozen"},
+    {"population.capacity": 2, "population.every": 1, "population.share": 0.0, "communication": True},
 ]
 """Runs that together write every tag."""
 
@@ -243,7 +244,7 @@ def test_metrics_page_defines_every_tag_and_no_other(tmp_path):
         assert set(events.Tags()["scalars"]) == written - {"iteration"}
         tags |= written | set(events.Tags()["histograms"])
         tags |= {re.sub(r"/\d+(/text_summary)?$", "/<n>", tag) for tag in events.Tags()["tensors"]}
-    wanted = {re.sub(r"reward/sentiment$", "reward/<term>", re.sub(r"^llm\d+/", "<agent>/", tag)) for tag in tags}
+    wanted = {re.sub(r"reward/sentiment$", "reward/<term>", re.sub(r"(^|/)llm\d+\b", r"\1<agent>", tag)) for tag in tags}
 
     page = ROOT / "docs" / "metrics.md"
     text = page.read_text(encoding="utf-8")
