@@ -7,16 +7,18 @@ WORKERS ?= 2
 # Options of `coevo train`, for example: make train ARGS="--seed 1 --iterations 20"
 ARGS ?=
 PYTEST_ARGS ?=
+# Which library `make test-adapters` tests, for example: make test-adapters LIBRARY=torchrl. Empty means all.
+LIBRARY ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint format assets bench clean
+.PHONY: help train test test-slow test-adapters lint format assets bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: $(VENV)/.installed  ## two agents learn on the embedded model; the run goes to runs/
 	$(BIN)/coevo train $(ARGS)
@@ -26,6 +28,9 @@ test: $(VENV)/.installed-dev  ## the tests
 
 test-slow: $(VENV)/.installed-dev  ## the tests that train for minutes, and those that need `make assets`
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "slow or assets" $(PYTEST_ARGS)
+
+test-adapters:  ## the libraries, each in an environment of its own under .venv-adapters/; writes docs/adapters.md
+	$(PYTHON) docs/scripts/adapters.py run $(LIBRARY)
 
 lint: $(VENV)/.installed-dev  ## linter, formatter and type checker, changing nothing
 	$(BIN)/ruff check .
@@ -43,7 +48,7 @@ bench: $(VENV)/.installed-bench  ## the speed benchmarks, see benchmarks/README.
 	$(BIN)/python -m benchmarks.speed
 
 clean:  ## removes the environment and what tools left behind, not the runs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-adapters build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment, grown as targets need it. A stamp is renewed when the dependencies change.

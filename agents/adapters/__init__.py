@@ -38,12 +38,13 @@ LIBRARIES = {
     "stable-baselines3": Library("stable-baselines3", None, "2.3", "3"),
     "sb3-contrib": Library("sb3-contrib", "sb3", "2.3", "3"),
     "torchrl": Library("torchrl", "torchrl", "0.11", "0.15"),
-    "benchmarl": Library("benchmarl", "benchmarl", "1.5", "1.6"),
-    "rllib": Library("ray", "rllib", "2.40", "3"),
+    "benchmarl": Library("benchmarl", "benchmarl", "1.5.2", "1.6"),
+    "rllib": Library("ray", "rllib", "2.50", "2.61"),
     "tianshou": Library("tianshou", "tianshou", "2.0", "2.1"),
-    "agilerl": Library("agilerl", "agilerl", "2.4", "3"),
-    "trl": Library("trl", "trl", "1.0", "2"),
+    "agilerl": Library("agilerl", "agilerl", "2.50", "2.59"),
+    "trl": Library("trl", "trl", "1.0", "1.17"),
     "verifiers": Library("verifiers", "verifiers", "0.4", "0.5"),
+    "openenv": Library("openenv", "openenv", "0.10", "0.11"),
     "reasoning-gym": Library("reasoning-gym", "reasoning-gym", "0.1.25", "0.2"),
 }
 

@@ -9,6 +9,7 @@ pytest.importorskip("agilerl")
 
 import agilerl_ippo as example
 from agilerl.algorithms import IPPO
+from agilerl.networks import StochasticActor
 from agilerl.training.train_multi_agent_on_policy import train_multi_agent_on_policy
 from ledger import chance, significance
 
@@ -75,9 +76,35 @@ def test_its_training_loop_forgets_where_episodes_end(monkeypatch):
     env = parallel_env(task="toy", seed=0)
     ippo = example.make_ippo(env, learn_step=64)
     train_multi_agent_on_policy(env, "coevo", "IPPO", [ippo], max_steps=64, evo_steps=64, eval_loop=1, verbose=False)
-    dones, rewards = np.concatenate([np.ravel(row) for row in given[0][4]["llm1"]]), np.concatenate([np.ravel(row) for row in given[0][3]["llm1"]])
+    dones, rewards = (
+        np.concatenate([np.ravel(row) for row in given[0][4]["llm1"]]),
+        np.concatenate([np.ravel(row) for row in given[0][3]["llm1"]]),
+    )
     assert (rewards > 0).sum() > 3  # episodes ended
     assert dones.sum() == 0
+
+
+def test_its_learning_forgets_masks(monkeypatch):
+    """Why masks are refused: the network gets one when it acts, and none when it learns from the same actions."""
+    given = []
+    forward = StochasticActor.forward
+    monkeypatch.setattr(
+        StochasticActor,
+        "forward",
+        lambda self, obs, action_mask=None: given.append(action_mask) or forward(self, obs, action_mask=action_mask),
+    )
+    env = parallel_env(task="toy", seed=0)
+    ippo = example.make_ippo(env)
+    first, mask = env.reset()[0], [1, 0, 0, 0, 0]
+    obs = {agent: first[agent][None] for agent in AGENTS}
+    action, logprob, _, value = ippo.get_action(obs=obs, infos={agent: {"action_mask": mask} for agent in AGENTS})
+    assert all(mask is not None for mask in given) and len(given) == 2
+    assert [float(logprob[agent][0]) for agent in AGENTS] == pytest.approx([0.0, 0.0], abs=1e-5)  # there was no choice
+    given.clear()
+    rows = [{agent: [part[agent]] * 4 for agent in AGENTS} for part in (obs, action, logprob)]
+    zeros = {agent: [np.zeros(1)] * 4 for agent in AGENTS}
+    ippo.learn((*rows, zeros, zeros, {agent: [value[agent]] * 4 for agent in AGENTS}, obs, {agent: np.zeros(1) for agent in AGENTS}))
+    assert given and all(mask is None for mask in given)
 
 
 def test_the_one_hot_observation_is_the_same_one():

@@ -79,7 +79,7 @@ def test_environments_play_different_episodes(trained):
 def test_agents_have_networks_of_their_own(trained):
     _, _, experiment = trained
     policy = experiment.algorithm.get_policy_for_loss("agents")
-    nets = [module for module in policy.modules() if isinstance(module, adapter._classes()["TokenModel"])][0].nets
+    nets = next(module for module in policy.modules() if isinstance(module, adapter._classes()["TokenModel"])).nets
     assert len(nets) == 2
     assert not np.allclose(nets[0][0].weight.detach().numpy(), nets[1][0].weight.detach().numpy())
 
