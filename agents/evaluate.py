@@ -24,7 +24,7 @@ from coevo_env.task import Prompt, Task
 from .config import Config
 from .learner import Actor
 
-__all__ = ["EVALUATION_SEED", "Evaluation", "draw", "evaluate", "evaluation_game", "play"]
+__all__ = ["EVALUATION_SEED", "Evaluation", "describe", "draw", "evaluate", "evaluation_game", "play"]
 
 EVALUATION_SEED = 20_000
 """Seed of held-out prompts and of their sampling noise; the same for runs of any seed, so that runs are compared on the same prompts."""
@@ -70,6 +70,29 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
         **summarize(texts, rollout.token_lists(), game.rules.eos_id),
     }
     return Evaluation(metrics, rollout.task_reward, game.transcripts())
+
+
+def describe(game: BatchEnv, rollout: Rollout) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics of one agent's turns in the batch just played, and arrays (B,) worth a histogram (docs/metrics.md defines the tags)."""
+    assert game.scores is not None
+    rows = np.arange(len(game.episodes))  # each agent has one turn in every episode
+    turns = [game.episodes[row].turns[seat] for row, seat in zip(rows, rollout.seats, strict=True)]
+    diversity = summarize([turn.text for turn in turns], rollout.token_lists(), game.rules.eos_id)
+    values = {
+        "reward/task": rollout.task_reward.mean(),
+        "reward/team": rollout.team_reward.mean(),
+        "reward/shaped": rollout.returns.mean(),
+        **{f"reward/{term}": array[rows, rollout.seats].mean() for term, array in game.scores.terms.items()},
+        **measure(rollout),
+        "kl_coef": rollout.beta,
+        "seat": rollout.seats.mean(),
+        "cut": np.mean([turn.cut for turn in turns]),
+        "length": rollout.lengths.mean(),
+        "distinct_2": diversity["distinct_2"],
+        "unique": diversity["unique"],
+    }
+    histograms = {"task_reward": rollout.task_reward, "kl": rollout.kl.sum(1), "length": rollout.lengths}
+    return {tag: float(value) for tag, value in values.items()}, histograms
 
 
 def measure(rollout: Rollout) -> dict[str, float]:

@@ -19,11 +19,9 @@ import torch
 
 from coevo_env.batch import BatchEnv
 from coevo_env.build import build
-from coevo_env.core import Rules
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.kl import make_controller
 from coevo_env.lm import LanguageModel
-from coevo_env.metrics import summarize
 from coevo_env.mixing import mixing_matrix
 from coevo_env.roles import AdaptiveRoles
 from coevo_env.rollout import Rollout
@@ -33,12 +31,12 @@ from .checkpoint import CheckpointError, checkpoints, hint, load, prune, replaci
 from .communication import communication
 from .config import Config
 from .elastic_reset import ElasticReset
-from .evaluate import Evaluation, evaluate, evaluation_game, measure, play
+from .evaluate import Evaluation, describe, evaluate, evaluation_game, play
 from .learner import checked, find_learner
 from .logbook import Logbook
 from .opponents import Opponents
-from .policy import make_policies, quiet
-from .runfolder import claim, deferred_interrupt, extend, initial_model, write_config
+from .policy import make_policies
+from .runfolder import claim, deferred_interrupt, extend, initial_model, save_initial, write_config
 from .schemes import drift, order
 from .warm_start import warm_start
 
@@ -92,7 +90,9 @@ class Run:
         rules, _ = build(task, base, **{**config.game(), "task_options": None})
         find = find_learner(config.learner)  # a name that is none should be found before anything is computed
         if config.warm_start.steps and not (self.directory / "initial").exists():
-            self._warm_start(base, rules)
+            losses = warm_start(base, rules, config.warm_start, config.seed)
+            say(f"warm start: {len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f} nats per token")
+            save_initial(base, self.directory)
         self.policies, self.reference = make_policies(
             base, agents, config.lora if "lora" in config.weights else None, config.seed, config.shared
         )
@@ -186,7 +186,12 @@ class Run:
         sampled = time.perf_counter()
         rollouts = self.game.rollouts()
         playing = [number for number in range(len(self.agents)) if number != guest]
-        metrics = self._measure(rollouts, playing)
+        metrics: dict[str, float] = {}
+        for number in playing:
+            values, histograms = describe(self.game, rollouts[number])
+            metrics.update({f"{self.agents[number]}/{tag}": value for tag, value in values.items()})
+            for tag, array in histograms.items():
+                self.log.histogram(self.iteration + 1, f"{self.agents[number]}/histogram/{tag}", array)
         self.whole = False  # from here to the end of the updates the weights belong to no iteration
         updated = self._update(rollouts, playing, metrics)
         self.game.update_controllers(playing)
@@ -287,33 +292,6 @@ class Run:
         every = self.config.save_every
         return self.iteration in (self.config.iterations, self.best[1]) or bool(every and self.iteration % every == 0)
 
-    def _measure(self, rollouts: list[Rollout], playing: list[int]) -> dict[str, float]:
-        """Metrics of the batch just played, per agent, and its histograms."""
-        game, metrics = self.game, {}
-        assert game.scores is not None
-        for name, rollout in ((self.agents[number], rollouts[number]) for number in playing):
-            rows = np.arange(len(game.episodes))
-            texts = [game.episodes[row].turns[seat].text for row, seat in zip(rows, rollout.seats, strict=True)]
-            cut = [game.episodes[row].turns[seat].cut for row, seat in zip(rows, rollout.seats, strict=True)]
-            diversity = summarize(texts, rollout.token_lists(), game.rules.eos_id)
-            values = {
-                "reward/task": rollout.task_reward.mean(),
-                "reward/team": rollout.team_reward.mean(),
-                "reward/shaped": rollout.rewards.sum(1).mean(),
-                **{f"reward/{term}": array[rows, rollout.seats].mean() for term, array in game.scores.terms.items()},
-                **measure(rollout),
-                "kl_coef": rollout.beta,
-                "seat": rollout.seats.mean(),
-                "cut": np.mean(cut),
-                "length": rollout.lengths.mean(),
-                "distinct_2": diversity["distinct_2"],
-                "unique": diversity["unique"],
-            }
-            metrics.update({f"{name}/{tag}": float(value) for tag, value in values.items()})
-            for tag, array in (("task_reward", rollout.task_reward), ("kl", rollout.kl.sum(1)), ("length", rollout.lengths)):
-                self.log.histogram(self.iteration + 1, f"{name}/histogram/{tag}", array)
-        return metrics
-
     def _evaluate(self) -> dict[str, Evaluation]:
         """Each agent alone; one policy of several agents is evaluated once."""
         results: dict[str, Evaluation] = {}
@@ -361,20 +339,6 @@ class Run:
     def _named_learners(self) -> list[tuple[str, Any]]:
         """Each learner under the name of its first agent."""
         return [(self.agents[members[0]], learner) for learner, members in zip(self.learners, self.members, strict=True)]
-
-    def _warm_start(self, base: LanguageModel, rules: Rules) -> None:
-        """Trains the initial model on examples and keeps it in the run folder, where a resumed run and an evaluation find it."""
-        config = self.config.warm_start
-        losses = warm_start(base, rules, config, self.config.seed)
-        self.say(f"warm start: {config.steps} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f} nats per token")
-        try:
-            with replacing(self.directory / "initial") as partial, quiet():
-                base.module.save_pretrained(partial, safe_serialization=True)
-                base.tokenizer.hf.save_pretrained(partial)
-        except OSError as error:
-            raise CheckpointError(
-                f"the warm-started model could not be saved: {error}. {hint(error)}, then start the run again."
-            ) from error
 
     def _is_finite(self) -> bool:
         """Whether the weights are worth keeping: those of a policy that diverged would only hide the last good checkpoint."""

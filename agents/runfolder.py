@@ -19,11 +19,13 @@ from typing import Any
 import torch
 
 from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.lm import LanguageModel
 
-from .checkpoint import checkpoints, write_json
+from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
 from .config import Config, from_dict, to_dict
+from .policy import quiet
 
-__all__ = ["claim", "deferred_interrupt", "extend", "initial_model", "provenance", "read_config", "write_config"]
+__all__ = ["claim", "deferred_interrupt", "extend", "initial_model", "provenance", "read_config", "save_initial", "write_config"]
 
 
 def read_config(directory: str | Path) -> Config:
@@ -95,6 +97,20 @@ def initial_model(directory: Path, config: Config) -> str:
     """The model that a run's agents and its reference started from: the warm-started one if there is one, else that of the settings."""
     warm = directory / "initial"
     return str(warm) if (warm / "config.json").exists() else config.model
+
+
+def save_initial(base: LanguageModel, directory: Path) -> None:
+    """Keeps a warm-started initial model in the run folder, where a resumed run and an evaluation find it.
+
+    Raises:
+        CheckpointError: It could not be written.
+    """
+    try:
+        with replacing(directory / "initial") as partial, quiet():
+            base.module.save_pretrained(partial, safe_serialization=True)
+            base.tokenizer.hf.save_pretrained(partial)
+    except OSError as error:
+        raise CheckpointError(f"the warm-started model could not be saved: {error}. {hint(error)}, then start the run again.") from error
 
 
 @contextmanager
