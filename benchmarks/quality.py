@@ -5,6 +5,7 @@ table and the figure are made from the folders alone, with a 95 % t-interval ove
 
     python -m benchmarks.quality run --preset default --seeds 0 1 2 --out runs/quality
     python -m benchmarks.quality report runs/quality/default-* --name default
+    python -m benchmarks.quality compare roles --seeds 0 1 2 --out runs/quality
 """
 
 from __future__ import annotations
@@ -23,11 +24,31 @@ HERE = Path(__file__).parent
 MEASURES = {"reward": "held-out reward", "kl": "KL, nats per response", "distinct_2": "distinct bigrams", "length": "tokens per response"}
 
 
-def run(preset: str, seeds: list[int], out: Path, extra: list[str]) -> list[Path]:
+COMPARISONS: dict[str, dict[str, list[str]]] = {
+    "roles": {
+        "periodic": [],
+        "never": ["roles=never"],
+        "score": ["roles=score"],
+        "bandit": ["roles=bandit"],
+    },
+    "learners": {
+        "ppo": [],
+        "reinforce": ["learner=reinforce"],
+        "rloo": ["learner=rloo", "group_size=4"],
+        "grpo": ["learner=grpo", "group_size=4"],
+        "mappo": ["learner=mappo"],
+        "best_of_n": ["learner=best_of_n"],
+        "frozen": ["learner=frozen"],
+    },
+}
+"""Arms of each comparison: what differs from the default preset. The first one is what the others are compared with."""
+
+
+def run(preset: str, seeds: list[int], out: Path, extra: list[str], name: str = "") -> list[Path]:
     """Trains one run per seed, one after the other, each in a process of its own; finished folders are kept."""
     folders = []
     for seed in seeds:
-        folder = out / f"{preset}-{seed}"
+        folder = out / f"{name or preset}-{seed}"
         folders.append(folder)
         if (folder / "summary.json").exists():
             continue
@@ -35,6 +56,38 @@ def run(preset: str, seeds: list[int], out: Path, extra: list[str]) -> list[Path
         words = resume or ["--preset", preset, "--seed", str(seed), "--out", str(folder), *extra]
         subprocess.run([sys.executable, "-m", "coevo_agents.cli", "train", *words], check=True)
     return folders
+
+
+def compare(name: str, seeds: list[int], out: Path) -> dict[str, Any]:
+    """Runs every arm of a comparison on the same seeds; held-out measures at the end, and their paired differences to the first arm."""
+    arms = COMPARISONS[name]
+    finals: dict[str, dict[str, np.ndarray]] = {}
+    data: dict[str, Any] = {"seeds": seeds, "arms": {}}
+    for arm, settings in arms.items():
+        words = [word for setting in settings for word in ("--set", setting)]
+        folders = run("default", seeds, out, words, f"{name}-{arm}")
+        collected = collect(folders)
+        finals[arm] = {measure: np.array(curve)[:, -1] for measure, curve in collected["curves"].items()}
+        data["arms"][arm] = {"settings": settings, "curves": collected["curves"], "iterations": collected["iterations"]}
+        data["provenance"] = collected["provenance"]
+    first = next(iter(arms))
+    for arm, measures in finals.items():
+        data["arms"][arm]["after"] = {measure: interval(values) for measure, values in measures.items()}
+        data["arms"][arm]["difference"] = {m: interval(values - finals[first][m]) for m, values in measures.items()}
+    return data
+
+
+def table(data: dict[str, Any]) -> list[str]:
+    """A comparison as rows of Markdown: mean ± half width over seeds, and the paired difference to the first arm in brackets."""
+
+    def cell(mean: float, half: float | None, sign: str = "") -> str:
+        return f"{mean:{sign}.3f}" + ("" if half is None else f" ± {half:.3f}")
+
+    rows = ["| arm | " + " | ".join(MEASURES.values()) + " |", "|---|" + "---:|" * len(MEASURES)]
+    for number, (arm, found) in enumerate(data["arms"].items()):
+        cells = [cell(*found["after"][m]) + ("" if number == 0 else f" ({cell(*found['difference'][m], '+')})") for m in MEASURES]
+        rows.append(f"| `{arm}` | " + " | ".join(cells) + " |")
+    return rows
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -109,12 +162,21 @@ def main(argv: list[str] | None = None) -> None:
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     runner.add_argument("--out", type=Path, default=Path("runs/quality"))
     runner.add_argument("extra", nargs="*", help="more words for `coevo train`, after --")
+    comparer = commands.add_parser("compare", help="train every arm of a comparison and tabulate it")
+    comparer.add_argument("name", choices=COMPARISONS)
+    comparer.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    comparer.add_argument("--out", type=Path, default=Path("runs/quality"))
     reporter = commands.add_parser("report", help="tabulate and draw finished runs")
     reporter.add_argument("folders", type=Path, nargs="+")
     reporter.add_argument("--name", required=True, help="results go to results/NAME.json and images/NAME.svg")
     options = parser.parse_args(argv)
     if options.command == "run":
         run(options.preset, options.seeds, options.out, options.extra)
+        return
+    if options.command == "compare":
+        data = compare(options.name, options.seeds, options.out)
+        (HERE / "results" / f"{options.name}.json").write_text(json.dumps(data, indent=1) + "\n")
+        print("\n".join(table(data)))
         return
     data = collect(options.folders)
     for folder in ("results", "images"):

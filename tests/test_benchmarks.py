@@ -31,3 +31,13 @@ def test_committed_table_is_that_of_the_committed_results():
     readme = (ROOT / "benchmarks" / "README.md").read_text()
     shown = readme.split(BEGIN)[1].split(END)[0].strip()
     assert shown == markdown(results).strip()
+
+
+def test_agents_benchmark_measures_a_case():
+    command = [sys.executable, "-m", "benchmarks.agents", "--case", "embedded", "3", "previous", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert (row["agents"], row["context"]) == (3, "previous")
+    assert row["seconds"] > 0
+    assert 0 < row["adapter"] < row["parameters"]
