@@ -100,7 +100,7 @@ def main() -> None:
         return
     cases = [("embedded", n, c, 8) for n in COUNTS for c in CONTEXTS[: 3 if n > 1 else 1]]
     if options.smollm2:
-        cases += [("smollm2", n, "all", 3) for n in (1, 2, 8)]
+        cases += [("smollm2", n, "previous", 3) for n in (1, 2, 8)]
     rows = []
     for case in cases[:2] if options.quick else cases:
         done = subprocess.run(

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -41,3 +44,25 @@ def test_agents_benchmark_measures_a_case():
     assert (row["agents"], row["context"]) == (3, "previous")
     assert row["seconds"] > 0
     assert 0 < row["adapter"] < row["parameters"]
+
+
+@pytest.mark.parametrize("name", ["learners", "roles"])
+def test_committed_tables_are_those_of_the_committed_results(name):
+    from benchmarks.quality import COMPARISONS, table
+
+    data = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    page = (ROOT / "benchmarks" / "quality.md").read_text(encoding="utf-8")
+    shown = page.split(f"<!-- {name} -->\n")[1].split("\n\n")[0]
+    assert shown.splitlines() == table(data)
+    assert list(data["arms"]) == list(COMPARISONS[name])
+    for arm, found in data["arms"].items():  # the interval is that of the last evaluation
+        last = np.array(found["curves"]["reward"])[:, -1]
+        assert found["after"]["reward"][0] == pytest.approx(last.mean()), arm
+
+
+def test_committed_costs_of_agents_are_those_of_the_committed_results():
+    from benchmarks.agents import table
+
+    rows = json.loads((ROOT / "benchmarks" / "results" / "agents.json").read_text())
+    page = (ROOT / "docs" / "beyond_two.md").read_text(encoding="utf-8")
+    assert page.split("<!-- agents -->\n")[1].split("\n\n")[0].splitlines() == table(rows)
