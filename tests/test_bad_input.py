@@ -198,7 +198,7 @@ def test_cuda_without_cuda(refused_run, refused, model):
         ("my_tasks:no_task", ["returned dict", "expected a coevo_env.Task"]),
         ("my_tasks:failing", ["task 'my_tasks:failing'", "KeyError: 'reviews'"]),
         ("my_tasks:constant", ["is a int", "expected a function"]),
-        ("my_tasks:missing", ["could not be imported", "'missing'", "Expected 'package.module:Class'"]),
+        ("my_tasks:missing", ["could not be imported", "'missing'", "Expected 'package.module:function'"]),
         ("no_such_module:task", ["could not be imported", "no_such_module"]),
         ("broken_module:task", ["could not be imported", "SyntaxError"]),
     ],
