@@ -96,11 +96,16 @@ def find_learner(spec: str) -> Callable[..., Any]:
         ) from error
 
 
-def checked(name: str, metrics: Any) -> dict[str, float]:
+def checked(name: str, metrics: Any, keys: set[str] | None = None) -> dict[str, float]:
     """What an update returned, if it is what a learner has to return.
 
+    Args:
+        name: Whose learner it is.
+        metrics: What `update` returned.
+        keys: What it returned before; None if that is not known.
+
     Raises:
-        LearnerError: It is no dict of finite floats.
+        LearnerError: It is no dict of finite floats, or its keys have changed.
     """
     if not isinstance(metrics, dict):
         raise LearnerError(
@@ -111,4 +116,8 @@ def checked(name: str, metrics: Any) -> dict[str, float]:
             raise LearnerError(f"the learner of {name} returned {key!r}: {value!r}, a {type(value).__name__}; expected a name and a float.")
         if not math.isfinite(value):
             raise LearnerError(f"the learner of {name} returned {value} for its metric {key!r}; expected a finite number. Has it diverged?")
-    return metrics
+    if keys is not None and set(metrics) != keys:
+        raise LearnerError(
+            f"the learner of {name} returned the metrics {sorted(metrics)} after {sorted(keys)}; expected the same keys in every update."
+        )
+    return dict(metrics)

@@ -113,6 +113,7 @@ class Run:
         if config.reset_at_exchange and not all(callable(getattr(learner, "forget", None)) for learner in self.learners):
             raise ConfigError(f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off.")
         self.agents, self.iteration, self.best = agents, 0, (-np.inf, -1)
+        self.keys: dict[int, set[str]] = {}  # metrics of each learner's last update
         self.before: dict[str, Any] = {}
         self.latest: dict[str, Evaluation] = {}
         self.pending: dict[str, Any] = {}  # what the iteration just finished still has to write down
@@ -223,7 +224,8 @@ class Run:
             rollout = Rollout.merge([rollouts[member] for member in members])
             if config.updates == "sequential":
                 rollout = replace(rollout, weights=weights[np.searchsorted(episodes, rollout.episodes)])
-            stats = checked(self.agents[members[0]], learner.update(rollout))
+            stats = checked(self.agents[members[0]], learner.update(rollout), self.keys.get(number))
+            self.keys[number] = set(stats)
             if config.updates == "sequential":
                 stats["importance"] = float(weights.mean())
                 if position + 1 < len(turn):

@@ -350,6 +350,12 @@ def test_what_an_update_may_return(returned, says):
         checked("llm1", returned)
 
 
+def test_metrics_whose_keys_change_are_refused():
+    assert checked("llm1", {"loss": 1.0}, {"loss"}) == {"loss": 1.0}
+    with pytest.raises(LearnerError, match=r"metrics \['loss', 'new'\] after \['loss'\]; expected the same keys"):
+        checked("llm1", {"loss": 1.0, "new": 0.0}, {"loss"})
+
+
 def test_no_learner_imports_another():
     import ast
     from pathlib import Path

@@ -242,3 +242,47 @@ def test_special_tokens_cannot_be_smuggled_into_a_context():
     ids = tokenizer.encode("the soup <eos> was")
     assert tokenizer.eos_id in ids
     assert "<eos>" not in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("kind", ["whole", "lora", "embedded"])
+def test_equal_contexts_are_read_once_and_nothing_else_changes(kind, monkeypatch):
+    """Sampling, scoring and gradients of groups are those of reading every row by itself."""
+    from coevo_agents.policy import LoRAConfig, make_policies
+
+    lm = LanguageModel.from_pretrained("embedded") if kind == "embedded" else tiny_lm(9, seed=2)
+    if kind == "lora":
+        policies, _ = make_policies(lm, ["llm1"], LoRAConfig(rank=4), 0)
+        lm = policies[0].lm
+        for name, parameter in lm.module.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(1, 9, size=n).tolist() for n in (6, 2, 4)]
+    contexts = [list(prompts[row % 3]) for row in range(12)]  # groups in no order
+    lengths = rng.integers(1, 6, size=12)
+    tokens = rng.integers(1, 9, size=(12, 5)) * (np.arange(5) < lengths[:, None])
+    warp = Sampling(temperature=0.8, min_new_tokens=1, eos_id=lm.tokenizer.eos_id)
+    noise, weights = rng.random((12, 5)), torch.tensor(rng.normal(size=int(lengths.sum())), dtype=torch.float32)
+    rows = []
+    original = lm._states
+    monkeypatch.setattr(lm, "_states", lambda ids, *a, **k: (rows.append(len(ids)), original(ids, *a, **k))[1])
+
+    def everything():
+        rows.clear()
+        drawn = lm.generate(contexts, 5, warp, noise)
+        logprobs, hidden, positions = lm.score_tensor(contexts, tokens, lengths, warp)
+        lm.module.zero_grad()
+        (logprobs * weights).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in lm.module.parameters() if p.grad is not None])
+        return drawn, logprobs.detach(), hidden.detach(), positions, gradient, rows[0]
+
+    shared = everything()
+    monkeypatch.setattr("coevo_env.lm._distinct", lambda contexts: (contexts, None))
+    alone = everything()
+    assert (shared[5], alone[5]) == (3, 12)
+    assert np.array_equal(shared[0].tokens, alone[0].tokens)
+    assert np.array_equal(shared[0].lengths, alone[0].lengths)
+    assert shared[0].logprobs == pytest.approx(alone[0].logprobs, abs=1e-5)
+    for ours, theirs in zip(shared[1:4], alone[1:4], strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), atol=2e-5)
+    assert float((shared[4] - alone[4]).norm() / alone[4].norm()) < 1e-5
