@@ -46,6 +46,10 @@ CURVES = (
 """The main curves; docs/metrics.md defines the tags."""
 
 
+OWNERS = {"time", "population"}
+"""What else than an agent can stand before the slash of a tag."""
+
+
 @dataclass
 class Record:
     """A run as it stands.
@@ -71,7 +75,7 @@ class Record:
     @cached_property
     def agents(self) -> list[str]:
         """Names of the agents, `llm1` before `llm10`."""
-        names = {tag.split("/", 1)[0] for row in self.metrics for tag in row if "/" in tag} - {"time"}
+        names = {tag.split("/", 1)[0] for row in self.metrics for tag in row if "/" in tag} - OWNERS
         names |= set(self.summary.get("agents", {}))
         return sorted(names, key=lambda name: (len(name), name))
 

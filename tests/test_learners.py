@@ -53,16 +53,22 @@ def test_weight_modes_reach_the_optimum(weights):
 
 
 def near_the_optimum(learner, num_agents, exchange, seed, iterations=120, **settings) -> bool:
-    """Every agent is within 2 % of its best J in every seat it has played, and started well below."""
+    """Every agent is within 2 % of its best J in every seat it has played, and has made at least 80 % of the way there.
+
+    The rewards of the partners are part of J and are there from the start, so the more agents, the less 2 % of it says alone.
+    """
     settings = {f"{learner}.learning_rate": 3e-3, **settings}
     game, _ = make(learner, num_agents, exchange, seed)
     team = TeamGame(game.rules, game.reference, BETA)
-    start = [team.reached(game.reference, seat) / best for seat, best in enumerate(team.optimum())]
-    assert max(start) < 0.9  # there is something to learn
+    start = np.array([team.reached(game.reference, seat) / best for seat, best in enumerate(team.optimum())])
+    assert max(start) < 0.93  # there is something to learn
     shares = train(learner, num_agents, exchange, seed, iterations, **settings)
-    assert len(shares) == (num_agents**2 if exchange or "shared" in settings.get("weights", "") else num_agents)
+    everywhere = exchange or "shared" in settings.get("weights", "")
+    start = np.tile(start, num_agents) if everywhere else start
+    assert shares.shape == start.shape
     assert shares.min() >= 0.98, shares.round(4)
     assert shares.max() <= 1 + 1e-6
+    assert ((shares - start) / (1 - start)).min() >= 0.8
     return True
 
 

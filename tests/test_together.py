@@ -11,6 +11,7 @@ from runs import assert_same_run, coevo, config, lines, same_state, save_tiny, t
 
 from coevo_agents.communication import METRICS
 from coevo_agents.loop import Run
+from coevo_agents.record import read_record
 from coevo_env.errors import ConfigError
 
 
@@ -84,6 +85,13 @@ def test_whom_a_snapshot_replaces_sits_out(model, tmp_path, weights):
     ratings = run.opponents.population.elo
     assert sum(ratings.values()) == pytest.approx(1000 * len(ratings), abs=200)
     assert len({round(rating, 6) for rating in ratings.values()}) > 1
+
+
+def test_ratings_belong_to_the_run_and_not_to_an_agent(model, tmp_path):
+    train(config(model, **POPULATION), tmp_path / "run")
+    record = read_record(tmp_path / "run")
+    assert record.agents == ["llm1", "llm2"]
+    assert len(record.series("population/elo/llm1")[0]) == 6
 
 
 def test_snapshots_hold_the_weights_of_their_iteration(model, tmp_path):

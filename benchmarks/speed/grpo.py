@@ -63,16 +63,16 @@ def run(settings: Any) -> Item:
             item.skipped.append(f"{label(model)}: {error}")
             continue
         for (learner, shipped), (ours, theirs) in pairs.items():
-            how = "GRPOTrainer as shipped" if shipped else "GRPOTrainer in float32 without gradient checkpointing"
+            how = "as shipped" if shipped else "tuned like ours"
             speeds = f"{BATCH / np.median(ours):.3g} against {BATCH / np.median(theirs):.3g} samples/s"
             if learner == "grpo":
-                name = f"samples per second, our GRPO / GRPOTrainer, {how}: {label(model)}"
+                name = f"samples per second, ours / GRPOTrainer {how}: {label(model)}"
                 note = (
                     f"TRL {versions[0]} (torch {versions[1]}, transformers {versions[2]}); 1 agent, {BATCH // GENERATIONS} prompts with {GENERATIONS} "
                     f"responses of {TOKENS} tokens each, 1 pass; {speeds}"
                 )
             else:
-                name = f"samples per second, our PPO / GRPOTrainer, {how}: {label(model)}"
+                name = f"samples per second, our PPO / GRPOTrainer {how}: {label(model)}"
                 note = f"TRL has no PPO trainer any more; ours has one pass too, and reads {BATCH} different prompts; {speeds}"
             bar = 2.0 if learner == "grpo" else None
             item.rows.append(Row.of(name, ratio_of(theirs, ours), sense=">=", bar=bar, note=note))
