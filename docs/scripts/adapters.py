@@ -329,13 +329,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Tests the adapters and writes docs/adapters.md.")
     commands = parser.add_subparsers(dest="command", required=True)
     tests = commands.add_parser("run", help="tests libraries, each in an environment of its own, and renders the page")
-    tests.add_argument("library", nargs="*", choices=[[], *(entry.name for entry in ENTRIES)], help="all, where none is named")
+    tests.add_argument("libraries", metavar="library", nargs="*", choices=[[], *(entry.name for entry in ENTRIES)], help="all, where none is named")
     tests.add_argument("--version", default="", help="of the library, where it is not the newest that fits")
     commands.add_parser("render", help="writes docs/adapters.md from docs/adapters/results.json")
     arguments = parser.parse_args()
-    if getattr(arguments, "version", "") and len(arguments.library) != 1:
+    if getattr(arguments, "version", "") and len(arguments.libraries) != 1:
         parser.error("--version needs exactly one library")
-    failures = run(arguments.library, arguments.version) if arguments.command == "run" else 0
+    failures = run(arguments.libraries, arguments.version) if arguments.command == "run" else 0
     PAGE.write_text(page(load()), encoding="utf-8")
     return 1 if failures else 0
 
