@@ -126,7 +126,7 @@ def test_an_exchange_moves_no_weight_no_moment_and_no_controller(model, tmp_path
     betas = [controller.state_dict() for controller in run.game.controllers]
     assert any("exp_avg" in key for key in states[0]) and any("value_head" in key for key in states[0])
     for learner in run.learners:
-        monkeypatch.setattr(learner, "update", lambda rollout: {})
+        monkeypatch.setattr(learner, "update", lambda rollout: dict.fromkeys(run.keys[0], 0.0))
     monkeypatch.setattr(run.game, "update_controllers", list)
     run._iterate()
     exchanged = [rollout.seats.tolist() for rollout in run.game.rollouts()]
