@@ -329,7 +329,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Tests the adapters and writes docs/adapters.md.")
     commands = parser.add_subparsers(dest="command", required=True)
     tests = commands.add_parser("run", help="tests libraries, each in an environment of its own, and renders the page")
-    tests.add_argument("libraries", metavar="library", nargs="*", choices=[[], *(entry.name for entry in ENTRIES)], help="all, where none is named")
+    tests.add_argument(
+        "libraries", metavar="library", nargs="*", choices=[[], *(entry.name for entry in ENTRIES)], help="all, where none is named"
+    )
     tests.add_argument("--version", default="", help="of the library, where it is not the newest that fits")
     commands.add_parser("render", help="writes docs/adapters.md from docs/adapters/results.json")
     arguments = parser.parse_args()
