@@ -6,6 +6,7 @@ rows; everything else is the same for all and stands here.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -110,7 +111,7 @@ def per_token(parts: dict[str, torch.Tensor], tokens: int) -> dict[str, torch.Te
     return {name: part if name.endswith("_max") else part / tokens for name, part in parts.items()}
 
 
-class GradientLearner:
+class GradientLearner(ABC):
     """Base of learners that take gradient steps on an `ActorCritic`. A subclass has `prepare` and `loss`.
 
     Args:
@@ -160,13 +161,13 @@ class GradientLearner:
         """The tensors that learn, by name."""
         return self.policy.named_parameters()
 
+    @abstractmethod
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """What stays fixed during an update, and metrics of it. Starts with `self.behaviour(rollout)`, as a rule."""
-        raise NotImplementedError  # the subclass is the algorithm
 
+    @abstractmethod
     def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of some rows, as a share of a minibatch with `tokens` tokens, and its parts (see `per_token`)."""
-        raise NotImplementedError  # the subclass is the algorithm
 
     # ---------------------------------------------------------------- learning
     def update(self, rollout: Rollout) -> dict[str, float]:
