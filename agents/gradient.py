@@ -38,6 +38,8 @@ class GradientConfig:
         target_kl: Stop the epochs of an update when the KL between old and new policy passes 1.5 times this; 0 switches it off.
         recompute: "auto" (when the model is not float32), "always" or "never": whether old log-probs and values are recomputed by a
             scoring pass instead of taken from sampling.
+        reuse_mib: MiB of results of linear layers that a turn may keep from sampling for the first gradient step, which then need not compute them
+            again; more than that is not kept. It serves updates whose first step takes the whole rollout at once. 0 switches it off.
     """
 
     learning_rate: float = 3e-4
@@ -48,8 +50,15 @@ class GradientConfig:
     max_grad_norm: float = 1.0
     target_kl: float = 0.0
     recompute: str = "auto"
+    reuse_mib: int = 1024
 
-    ranges: ClassVar[dict[str, float]] = {"learning_rate": 1e9, "max_grad_norm": 1e9, "target_kl": 1e9, "decay_updates": 1e9}
+    ranges: ClassVar[dict[str, float]] = {
+        "learning_rate": 1e9,
+        "max_grad_norm": 1e9,
+        "target_kl": 1e9,
+        "decay_updates": 1e9,
+        "reuse_mib": 2**40,
+    }
     """The largest value of each setting that is a number >= 0."""
 
     def __post_init__(self) -> None:
@@ -150,6 +159,7 @@ class GradientLearner(ABC):
         self.updates = 0
         self.inspection: dict[str, np.ndarray] = {}
         self._fresh, self._mismatch = False, 0.0
+        policy.tape_bytes = config.reuse_mib * 2**20 if config.minibatch_size == config.micro_batch_size == 0 else 0
 
     # ---------------------------------------------------------------- what an algorithm says
     @property
@@ -210,7 +220,9 @@ class GradientLearner(ABC):
         lengths = rollout.lengths[rows]
         mask = np.arange(int(lengths.max())) < lengths[:, None]
         lm = self.policy.lm
-        hidden, targets, positions = lm.hidden_states([rollout.contexts[row] for row in rows], rollout.tokens[rows], lengths)
+        tapes = self.policy.tapes if len(rows) == len(rollout) else ()
+        hidden, targets, positions = lm.hidden_states([rollout.contexts[row] for row in rows], rollout.tokens[rows], lengths, tapes)
+        self.policy.tapes = []  # the next step has other weights
         logprobs = lm.token_logprobs(hidden, targets, positions, self.sampling)  # (M,)
 
         def select(array: np.ndarray) -> torch.Tensor:
@@ -242,6 +254,7 @@ class GradientLearner(ABC):
         self._mismatch = 0.0
         if known and (self._fresh or not again):
             return rollout.logprobs, rollout.values, 0.0
+        self.policy.tapes = []  # new log-probs are to be compared with those of a scoring pass
         logprobs, values = np.zeros(rollout.tokens.shape), np.zeros(rollout.tokens.shape)
         for rows in self.slices(len(rollout)):
             contexts = [rollout.contexts[row] for row in rows]

@@ -22,6 +22,8 @@ from .checkpoint import hint
 __all__ = ["LogError", "Logbook"]
 
 FILES = ("metrics.jsonl", "transcripts.jsonl")
+BINS = 30
+"""Of a histogram; TensorBoard shows that many, whatever it is given."""
 
 
 class LogError(CoevoError):
@@ -68,16 +70,19 @@ class Logbook:
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         """One line of metrics; every tag is a TensorBoard scalar too."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]  # made by protobuf
+
         self._line("metrics.jsonl", {"iteration": iteration, **values})
-        with self._writing():
-            for tag, value in values.items():
-                self.board.add_scalar(tag, value, iteration)
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        with self._writing():  # one event for all of them: each costs a lock, a checksum and a write
+            assert self.board.file_writer is not None
+            self.board.file_writer.add_summary(Summary(value=scalars), iteration)
 
     def histogram(self, iteration: int, tag: str, values: np.ndarray) -> None:
         """A TensorBoard histogram; nothing for an empty array."""
         if len(values):
             with self._writing():
-                self.board.add_histogram(tag, values, iteration)
+                self.board.add_histogram(tag, values, iteration, bins=BINS)  # type: ignore[arg-type]  # passed on to numpy.histogram
 
     def transcripts(self, iteration: int, transcripts: Sequence[Mapping[str, Any]]) -> None:
         """Some episodes, as JSON lines and as TensorBoard text."""

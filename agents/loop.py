@@ -35,7 +35,7 @@ from .evaluate import Evaluation, describe, evaluate, evaluation_game, play
 from .learner import checked, find_learner
 from .logbook import Logbook
 from .opponents import Opponents
-from .policy import make_policies
+from .policy import make_policies, remembering
 from .runfolder import claim, deferred_interrupt, extend, initial_model, save_initial, write_config
 from .schemes import drift, order
 from .warm_start import warm_start
@@ -183,18 +183,19 @@ class Run:
             self._forget()
         actors = self._actors()
         guest = self.opponents.invite(self.iteration, actors) if self.opponents else None
-        play(self.game, actors)
-        sampled = time.perf_counter()
-        rollouts = self.game.rollouts()
-        playing = [number for number in range(len(self.agents)) if number != guest]
-        metrics: dict[str, float] = {}
-        for number in playing:
-            values, histograms = describe(self.game, rollouts[number])
-            metrics.update({f"{self.agents[number]}/{tag}": value for tag, value in values.items()})
-            for tag, array in histograms.items():
-                self.log.histogram(self.iteration + 1, f"{self.agents[number]}/histogram/{tag}", array)
-        self.whole = False  # from here to the end of the updates the weights belong to no iteration
-        updated = self._update(rollouts, playing, metrics)
+        with remembering(actors):
+            play(self.game, actors)
+            sampled = time.perf_counter()
+            rollouts = self.game.rollouts()
+            playing = [number for number in range(len(self.agents)) if number != guest]
+            metrics: dict[str, float] = {}
+            for number in playing:
+                values, histograms = describe(self.game, rollouts[number])
+                metrics.update({f"{self.agents[number]}/{tag}": value for tag, value in values.items()})
+                for tag, array in histograms.items():
+                    self.log.histogram(self.iteration + 1, f"{self.agents[number]}/histogram/{tag}", array)
+            self.whole = False  # from here to the end of the updates the weights belong to no iteration
+            updated = self._update(rollouts, playing, metrics)
         self.game.update_controllers(playing)
         self.iteration += 1
         if self.opponents:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import torch
 from coevo_env.errors import ConfigError
 from coevo_env.lm import Generation, LanguageModel
 from coevo_env.sampling import Sampling
+from coevo_env.tape import Tape
 
-__all__ = ["ActorCritic", "LoRAConfig", "make_policies", "spare", "take"]
+__all__ = ["ActorCritic", "LoRAConfig", "make_policies", "remembering", "spare", "take"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,17 @@ class ActorCritic:
         lm: The view of the model that this agent trains.
         value_head: float32 linear layer, (H) -> (1), zero at the start: the first advantages are the returns.
         valued: Whether sampling asks the value head; a learner without a critic switches it off.
+        tape_bytes: What each call of `generate` may keep for the update while inside `remembering`; a learner that uses it sets it.
+        tapes: What they have kept.
     """
 
     valued = True
+    tape_bytes = 0
 
     def __init__(self, lm: LanguageModel):
         self.lm = lm
+        self.tapes: list[Tape] = []
+        self._remembers = False
         # skip_init: the usual one would draw from the global generator
         self.value_head: torch.nn.Linear = torch.nn.utils.skip_init(  # type: ignore[assignment]
             torch.nn.Linear, lm.hidden_size, 1, device=lm.device, dtype=torch.float32
@@ -69,7 +75,11 @@ class ActorCritic:
 
     def generate(self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray) -> Generation:
         """Samples turns, with the value of every state passed if anybody wants it."""
-        return self.lm.generate(contexts, max_new_tokens, sampling, uniforms, self.values if self.valued else None)
+        tape = None
+        if self._remembers:
+            tape = Tape(self.lm.backbone, self.tape_bytes)
+            self.tapes.append(tape)
+        return self.lm.generate(contexts, max_new_tokens, sampling, uniforms, self.values if self.valued else None, tape)
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The trainable tensors of this agent by name, the value head's included."""
@@ -107,6 +117,19 @@ class ActorCritic:
             {name: tensor.detach().contiguous() for name, tensor in self.value_head.state_dict().items()},
             directory / "value_head.safetensors",
         )
+
+
+@contextlib.contextmanager
+def remembering(actors: Iterable[Any]) -> Iterator[None]:
+    """Turns that are sampled inside are going to be learned from inside: those who can keep what sampling computed, see `coevo_env.tape`."""
+    policies = [actor for actor in actors if isinstance(actor, ActorCritic) and actor.tape_bytes and not actor.lm.is_small]
+    for policy in policies:
+        policy._remembers = True
+    try:
+        yield
+    finally:
+        for policy in policies:
+            policy._remembers, policy.tapes = False, []
 
 
 def make_policies(

@@ -22,15 +22,20 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .errors import ConfigError
+from .gpt2 import GPT2, KeysAndValues
 from .logits import FrozenHead, invert, warp_logits
 from .models import resolve
 from .sampling import Sampling
+from .tape import Tape, find
 from .tokenizer import TextTokenizer
 
 __all__ = ["Generation", "LanguageModel", "pick_device", "warp_logits"]
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits that may exist at once while scoring: 16 M float32, 64 MiB."""
+CHUNK_ELEMENTS = 1 << 23
+"""Logits that may exist at once while scoring: 8 M float32, 32 MiB."""
+
+SMALL = 10_000_000
+"""Parameters below which the calls around tensor operations cost more than the operations."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -91,8 +96,11 @@ class LanguageModel:
             raise ConfigError(
                 f"the tokenizer knows {self.tokenizer.vocab_size} ids and the model {self.vocab_size}; they do not belong together."
             )
+        self.is_small = sum(parameter.numel() for parameter in module.parameters()) < SMALL
+        self._gpt2: GPT2 | None = None
         self._head_is_all = self._check_head()
         self._takes_grid = self._check_grid()
+        self._gpt2 = self._check_gpt2()
 
     # ---------------------------------------------------------------- making views
     @classmethod
@@ -169,6 +177,7 @@ class LanguageModel:
         sampling: Sampling,
         uniforms: np.ndarray,
         value: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        tape: Tape | None = None,
     ) -> Generation:
         """Samples a turn for each context, with a KV cache.
 
@@ -179,6 +188,7 @@ class LanguageModel:
             uniforms: float (B, T) in [0, 1): each token is the inverse of the cumulative distribution at its uniform, so a row does not
                 depend on the other rows of the batch, beyond rounding.
             value: Maps last hidden states (B, H) to values (B,).
+            tape: Keeps what the linear layers say, for `hidden_states`.
         """
         batch, device = len(contexts), self.device
         different, place = _distinct(contexts)  # equal contexts are read once
@@ -190,9 +200,13 @@ class LanguageModel:
         lengths = torch.full((batch,), max_new_tokens, dtype=torch.int64, device=device)
         noise = torch.as_tensor(np.asarray(uniforms), dtype=torch.float32, device=device)
         rows = torch.arange(batch, device=device)  # rows still playing; a finished row leaves the batch and the cache
-        cache, grid = _new_cache(), None  # (B', 1, 1, L + T): what a new token may look at, made once for the turn
-        with self.active():
+        cache = self._new_cache(width + max_new_tokens)
+        grid = None  # (B', 1, 1, L + T): what a new token may look at, made once for the turn
+        recording = tape.recording(len(different) * width + batch * (max_new_tokens - 1)) if tape else contextlib.nullcontext()
+        with self.active(), recording:
             for t in range(max_new_tokens):
+                if tape:
+                    tape.before(rows)
                 seen = mask if grid is None else grid[..., : width + t]
                 hidden, logits = self._last(ids, seen, positions, cache)
                 if t == 0 and place is not None:
@@ -227,9 +241,12 @@ class LanguageModel:
                     mask = None if mask is None else mask[keep]
                     grid = None if grid is None else grid[keep]
         longest = int(lengths.max())
+        said, ends = tokens[:, :longest].cpu().numpy(), lengths.cpu().numpy()
+        if tape:
+            tape.close(contexts, different, place, said, ends)
         return Generation(
-            tokens[:, :longest].cpu().numpy(),
-            lengths.cpu().numpy(),
+            said,
+            ends,
             logprobs[:, :longest].double().cpu().numpy(),
             values[:, :longest].double().cpu().numpy() if value is not None else None,
         )
@@ -252,52 +269,70 @@ class LanguageModel:
         return self.token_logprobs(hidden, targets, positions, sampling), hidden, positions
 
     def hidden_states(
-        self, contexts: Sequence[Sequence[int]], tokens: np.ndarray, lengths: np.ndarray
+        self, contexts: Sequence[Sequence[int]], tokens: np.ndarray, lengths: np.ndarray, tapes: Sequence[Tape] = ()
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One forward pass over contexts and turns: hidden states (M, H), the tokens chosen in them (M,), their positions (M,).
 
-        For a model whose logits are not `head(hidden)` alone the "hidden states" are its logits (M, V); `token_logprobs` knows.
+        For a model whose logits are not `head(hidden)` alone the "hidden states" are its logits (M, V); `token_logprobs` knows. Turns that all
+        stand on `tapes` are looked up there as far as that goes.
         """
         longest = int(lengths.max())
         tokens, lengths = np.asarray(tokens)[:, :longest], np.asarray(lengths)
-        different, spread = _distinct(contexts)
-        if spread is not None and longest > 1:
-            return self._states_of_groups(different, spread, tokens, lengths)
-        ids, mask, _ = self._left_padded(
-            [[*context, *row[:length]] for context, row, length in zip(contexts, tokens, lengths, strict=True)]
-        )
-        width = ids.shape[1]
-        place = np.arange(longest) - lengths[:, None] + width - 1  # (B, T): column whose hidden state chose token t
         valid = np.arange(longest) < lengths[:, None]
-        first = int(place[valid].min())
-        rows, steps = np.nonzero(valid)
-        index = torch.as_tensor(rows * (width - first) + place[valid] - first, device=self.device)
-        with self.active():
-            states = self._states(ids, mask, _positions(ids, mask), keep=width - first)
-        flat = states.reshape(-1, states.shape[-1]).index_select(0, index)  # (M, H)
+        steps = np.nonzero(valid)[1]
+        known = find(tapes, contexts, tokens, lengths) if tapes else None
+        different, spread = _distinct(contexts) if known is None else (contexts, None)
+        if known is not None:
+            flat = self._states_on_tapes(tapes, *known)[:, :longest][torch.as_tensor(valid, device=self.device)]
+        elif spread is not None and longest > 1:
+            flat = self._states_of_turns(different, spread, tokens, lengths)[torch.as_tensor(valid, device=self.device)]
+        else:
+            ids, mask, _ = self._left_padded(
+                [[*context, *row[:length]] for context, row, length in zip(contexts, tokens, lengths, strict=True)]
+            )
+            width = ids.shape[1]
+            place = np.arange(longest) - lengths[:, None] + width - 1  # (B, T): column whose hidden state chose token t
+            first = int(place[valid].min())
+            index = torch.as_tensor(np.nonzero(valid)[0] * (width - first) + place[valid] - first, device=self.device)
+            with self.active():
+                states = self._states(ids, mask, _positions(ids, mask), keep=width - first)
+            flat = states.reshape(-1, states.shape[-1]).index_select(0, index)  # (M, H)
         return flat, torch.as_tensor(tokens[valid], device=self.device), torch.as_tensor(steps, device=self.device)
 
-    def _states_of_groups(
-        self, contexts: Sequence[Sequence[int]], spread: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`hidden_states` where turns share contexts: each context (U of them) is read once, and its keys and values serve all its turns."""
+    def _states_on_tapes(self, tapes: Sequence[Tape], which: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        """Hidden states (B, T, H) of the turns in row `rows[b]` of tape `which[b]`."""
+        parts, start = [], np.zeros(len(tapes), np.int64)
+        longest = max(tapes[number].tokens.shape[1] for number in set(which.tolist()))
+        for number in sorted(set(which.tolist())):
+            tape, start[number] = tapes[number], sum(map(len, parts))
+            states = self._states_of_turns(tape.different, tape.spread, tape.tokens, tape.lengths, tape)
+            parts.append(torch.nn.functional.pad(states, (0, 0, 0, longest - states.shape[1])))
+        together = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(rows) == len(together) and (start[which] + rows == np.arange(len(rows))).all():
+            return together
+        return together[torch.as_tensor(start[which] + rows, device=self.device)]
+
+    def _states_of_turns(
+        self, contexts: Sequence[Sequence[int]], spread: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, tape: Tape | None = None
+    ) -> torch.Tensor:
+        """Hidden states (B, T, H): each of the U contexts is read once, and its keys and values serve all the turns that have it."""
         longest = tokens.shape[1]
         ids, mask, positions = self._left_padded(contexts, room=longest)
         rows = torch.as_tensor(spread, device=self.device)
-        cache = _new_cache()
+        cache = self._new_cache(ids.shape[1] + longest)
         read = torch.as_tensor(np.arange(longest - 1) < lengths[:, None] - 1, device=self.device)  # (B, T - 1): tokens that choose another
         with self.active():
-            first = self._states(ids, mask, positions, 1, cache)[rows]  # (B, 1, H)
+            with tape.playing("contexts") if tape else contextlib.nullcontext():
+                first = self._states(ids, mask, positions, 1, cache)[rows]  # (B, 1, H)
+            if longest == 1:
+                return first
             cache.batch_select_indices(rows)
             seen = torch.ones_like(ids) if mask is None else mask
             seen = torch.cat([seen[rows], read.to(seen.dtype)], 1)  # (B, L + T - 1)
             ids = torch.as_tensor(tokens[:, :-1], device=self.device).masked_fill(~read, self.tokenizer.eos_id)
             positions = positions[rows, -1:] + torch.arange(1, longest, device=self.device)
-            states = torch.cat([first, self._states(ids, seen, positions, longest - 1, cache)], 1)  # (B, T, H)
-        valid = np.arange(longest) < lengths[:, None]
-        steps = np.nonzero(valid)[1]
-        flat = states[torch.as_tensor(valid, device=self.device)]  # (M, H)
-        return flat, torch.as_tensor(tokens[valid], device=self.device), torch.as_tensor(steps, device=self.device)
+            with tape.playing("tokens") if tape else contextlib.nullcontext():
+                return torch.cat([first, self._states(ids, seen, positions, longest - 1, cache)], 1)
 
     def token_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor, sampling: Sampling) -> torch.Tensor:
         """float32 (M,) log-probs of `targets`, in chunks; with gradients a chunk's logits are computed again in the backward pass
@@ -315,8 +350,7 @@ class LanguageModel:
         return torch.cat(parts)
 
     def _chunk(self, hidden, targets, positions, sampling: Sampling) -> torch.Tensor:
-        scores = warp_logits(self.logits(hidden), sampling, positions)
-        return scores.gather(-1, targets[:, None])[:, 0] - scores.logsumexp(-1)
+        return -torch.nn.functional.cross_entropy(warp_logits(self.logits(hidden), sampling, positions), targets, reduction="none")
 
     def exact_kl(
         self, hidden: torch.Tensor, reference: LanguageModel, ref_hidden: torch.Tensor, positions: torch.Tensor, sampling: Sampling
@@ -384,8 +418,18 @@ class LanguageModel:
         mask = torch.as_tensor((np.arange(width) >= width - lengths[:, None]).astype(np.int64), device=self.device)
         return tensor, mask, _positions(tensor, mask)
 
+    def _new_cache(self, room: int = 0) -> Any:
+        """An empty KV cache, for `room` positions if that is known."""
+        if self._gpt2:
+            return KeysAndValues(0 if torch.is_grad_enabled() else room)
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
     def _states(self, ids, mask, positions, keep: int, cache=None) -> torch.Tensor:
         """States of the last `keep` columns, (B, keep, H): hidden states, or logits where they are not `head(hidden)`."""
+        if self._gpt2:
+            return self._gpt2(ids, mask, positions, cache)[:, -keep:]
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": cache is not None}
         if cache is not None:
             inputs["past_key_values"] = cache
@@ -418,7 +462,7 @@ class LanguageModel:
         mask[1, :2] = 0
         positions, results = _positions(ids, mask), []
         for last in (mask, mask[:, None, None].bool()):
-            cache = _new_cache()
+            cache = self._new_cache()
             try:
                 self._states(ids[:, :3], mask[:, :3], positions[:, :3], 1, cache)
                 results.append(self._states(ids[:, 3:], last, positions[:, 3:], 1, cache))
@@ -426,10 +470,22 @@ class LanguageModel:
                 return False
         return bool(torch.allclose(*results, atol=1e-5, rtol=1e-4)) and bool(results[0].isfinite().all())
 
+    @torch.no_grad()
+    def _check_gpt2(self) -> GPT2 | None:
+        """The short way through the model, where it is a small GPT-2 and the way leads to the same states."""
+        if self.is_peft or not (self.is_small and self._head_is_all and GPT2.fits(self.backbone)):
+            return None
+        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
+        mask = torch.ones_like(ids)
+        mask[1, :2] = 0
+        positions, short = _positions(ids, mask), GPT2(self.backbone)
+        ours, theirs = short(ids, mask, positions), self._states(ids, mask, positions, 4)
+        return short if torch.allclose(ours[mask.bool()], theirs[mask.bool()], atol=1e-4, rtol=1e-4) else None
+
 
 class _Cursor:
     def __init__(self, model: LanguageModel, context: Sequence[int], sampling: Sampling):
-        self.model, self.sampling, self.cache, self.position = model, sampling, _new_cache(), 0
+        self.model, self.sampling, self.cache, self.position = model, sampling, model._new_cache(), 0
         self.pending = list(context)
         self.seen = 0
         self.current: np.ndarray | None = None
@@ -459,12 +515,6 @@ def _distinct(contexts: Sequence[Sequence[int]]) -> tuple[Sequence[Sequence[int]
     if 2 * len(numbers) > len(contexts):
         return contexts, None
     return [list(context) for context in numbers], np.array(place)
-
-
-def _new_cache() -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache()
 
 
 def _positions(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -61,8 +61,7 @@ class FrozenHead(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, positions, sampling: Sampling, size: int):
         logprobs, slopes = [], []
         for states, chosen, position in zip(hidden.split(size), targets.split(size), positions.split(size), strict=True):
-            scores = warp_logits(states @ weight.T, sampling, position)  # (size, V)
-            scores = scores - scores.logsumexp(-1, keepdim=True)
+            scores = warp_logits(states @ weight.T, sampling, position).log_softmax(-1)  # (size, V)
             logprobs.append(scores.gather(-1, chosen[:, None])[:, 0])
             slopes.append(weight[chosen] - scores.exp_().to(weight.dtype) @ weight)  # (size, H)
         slope = torch.cat(slopes)

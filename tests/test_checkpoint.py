@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_for_the_logs_stops_the_run_and_a_resumed_one_is_the
     stream = run.log.streams["metrics.jsonl" if name == "metrics" else "transcripts.jsonl"]
     if name == "histogram":
         monkeypatch.setattr(
-            run.log.board, "add_histogram", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+            run.log.board, "add_histogram", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
         )
     else:
 
