@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from .errors import ConfigError
 from .gpt2 import GPT2, KeysAndValues
 from .logits import FrozenHead, invert, warp_logits
-from .models import resolve
+from .pretrained import load, pick_device
 from .sampling import Sampling
 from .tape import Tape, find
 from .tokenizer import TextTokenizer
@@ -36,8 +36,6 @@ CHUNK_ELEMENTS = 1 << 23
 
 SMALL = 10_000_000
 """Parameters below which the calls around tensor operations cost more than the operations."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,6 @@ class Generation:
     lengths: np.ndarray
     logprobs: np.ndarray
     values: np.ndarray | None = None
-
-
-def pick_device(device: str) -> torch.device:
-    """A torch device, with a clear error where it is not there. "auto" takes CUDA if there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'auto' ({str(error).splitlines()[0]}).") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r}: this PyTorch ({torch.__version__}) sees no CUDA device. Use device='cpu' or 'auto'.")
-    return chosen
 
 
 class LanguageModel:
@@ -112,31 +97,7 @@ class LanguageModel:
         Raises:
             ConfigError: It does not exist, has no EOS token, or the device or dtype is not there.
         """
-        import transformers
-        from transformers import AutoModelForCausalLM
-
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
-        target = pick_device(device)
-        path = resolve(spec)
-        key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
-        bar = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            module: Any = AutoModelForCausalLM.from_pretrained(
-                path, use_safetensors=True, trust_remote_code=trust_remote_code, **{key: DTYPES[dtype]}
-            )
-        except Exception as error:  # transformers, safetensors and the hub each have their own families
-            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-                raise
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(f"no causal language model could be loaded from {os.fspath(spec)!r}: {first}") from error
-        finally:
-            if bar:
-                transformers.utils.logging.enable_progress_bar()
-        module.to(target)
-        vocab_size = module.config.get_text_config().vocab_size
-        return cls(module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code))
+        return cls(*load(spec, device, dtype, trust_remote_code))
 
     def clone(self) -> LanguageModel:
         """A view with trainable parameters of its own, whether or not these here are frozen."""

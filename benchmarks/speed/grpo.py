@@ -1,11 +1,11 @@
 """Samples per second of one training iteration, against TRL's GRPOTrainer on the same work.
 
-One idea: TRL waits in a process of its own and makes one step each time we have made one, so the two take turns. Both do GRPO: 4 responses of 16
-tokens to each of 4 prompts of equal length, one scoring pass under the reference (KL on), advantages within groups, one gradient pass over the
-batch. A single agent, the same model, the same prompts and reward function. Each is timed in two settings: float32, with TRL's gradient checkpointing switched off
-as it is in ours; and with TRL as it ships (bfloat16 autocast and gradient checkpointing are its defaults). SmolLM2-135M trains LoRA adapters
-on both sides; beside a TRL in bfloat16 our frozen base is in bfloat16 too, and the adapters in float32. The embedded model trains all its weights,
-which bfloat16 is too coarse to store: ours stay in float32. Ours includes the logs of the training loop.
+One idea: TRL waits in a process of its own and makes one step each time we have made one, so the two take turns. Both do GRPO: 8 responses of 16
+tokens (8 is TRL's default) to each of 2 prompts of equal length, one scoring pass under the reference (KL on), advantages within groups, one gradient
+pass over the batch. A single agent, the same model, the same prompts and reward function. Each is timed in two settings of TRL's: as it ships (bfloat16
+autocast and gradient checkpointing are its defaults); and tuned like ours, with float32 and without checkpointing. SmolLM2-135M trains LoRA adapters
+on both sides. Beside a TRL in bfloat16 our frozen base is in bfloat16 too where the processor computes in it, and the adapters in float32. The embedded
+model trains all its weights, which bfloat16 is too coarse to store: ours stay in float32. Ours includes the logs of the training loop.
 
 TRL has no PPO trainer any more, so PPO is timed too, with one pass and 16 different prompts, as a row without a bar: it has a value head and cannot
 share the reading of prompts.
@@ -33,10 +33,12 @@ from .models import TOKENS, config, label, missing
 from .results import Item, Row
 from .timing import clock_for, median_of, ratio_of
 
-BATCH, GENERATIONS = 16, 4
+BATCH, GENERATIONS = 16, 8
 BETA = 0.05
-SETTINGS = (("grpo", False), ("grpo", True), ("ppo", False))
+SETTINGS = (("grpo", True), ("grpo", False), ("ppo", False))
 """(our learner, whether precision and the rest are as TRL ships them)."""
+REPEATS = {"embedded": 20, "smollm2": 5, "additions": 5}
+"""Pairs of steps of each game."""
 
 
 def run(settings: Any) -> Item:
@@ -50,34 +52,31 @@ def run(settings: Any) -> Item:
         return Item(skipped=["TRL: not installed in the environment of --trl-python; `pip install trl peft` there"])
     versions = found.stdout.split()
     item = Item()
-    cases = [("embedded", 3 if settings.quick else 20)]
-    if not settings.quick:
-        cases.append(("smollm2", 5))
-    for model, repeats in cases:
-        if reason := missing(model):
+    for game, repeats in ({"embedded": 3} if settings.quick else REPEATS).items():
+        if reason := missing(game):
             item.skipped.append(reason)
             continue
         try:
-            pairs = {(learner, shipped): _interleaved(model, repeats, settings, learner, shipped) for learner, shipped in SETTINGS}
+            pairs = {(learner, shipped): _interleaved(game, repeats, settings, learner, shipped) for learner, shipped in SETTINGS}
         except WorkerError as error:
-            item.skipped.append(f"{label(model)}: {error}")
+            item.skipped.append(f"{label(game)}: {error}")
             continue
         for (learner, shipped), (ours, theirs) in pairs.items():
             how = "as shipped" if shipped else "tuned like ours"
             speeds = f"{BATCH / np.median(ours):.3g} against {BATCH / np.median(theirs):.3g} samples/s"
             if learner == "grpo":
-                name = f"samples per second, ours / GRPOTrainer {how}: {label(model)}"
+                name = f"samples per second, ours / GRPOTrainer {how}: {label(game)}"
                 note = (
                     f"TRL {versions[0]} (torch {versions[1]}, transformers {versions[2]}); 1 agent, {BATCH // GENERATIONS} prompts with {GENERATIONS} "
                     f"responses of {TOKENS} tokens each, 1 pass; {speeds}"
                 )
             else:
-                name = f"samples per second, our PPO / GRPOTrainer {how}: {label(model)}"
+                name = f"samples per second, our PPO / GRPOTrainer {how}: {label(game)}"
                 note = f"TRL has no PPO trainer any more; ours has one pass too, and reads {BATCH} different prompts; {speeds}"
             bar = 2.0 if learner == "grpo" else None
             item.rows.append(Row.of(name, ratio_of(theirs, ours), sense=">=", bar=bar, note=note))
         item.rows.append(
-            Row.of(f"samples per second, ours: {label(model)}", median_of(BATCH / pairs["grpo", False][0]), unit="/s", sense=">=")
+            Row.of(f"samples per second, ours: {label(game)}", median_of(BATCH / pairs["grpo", False][0]), unit="/s", sense=">=")
         )
     return item
 
@@ -86,12 +85,12 @@ class WorkerError(Exception):
     """TRL did not do what was asked; its last words."""
 
 
-def prompts_of(model: str) -> tuple[Task, list[str]]:
-    """The task that belongs to a model, and `BATCH` of its prompts whose contexts have the same number of tokens."""
+def prompts_of(game: str) -> tuple[Task, list[str]]:
+    """The task that belongs to a game, and `BATCH` of its prompts whose contexts have the same number of tokens."""
     from coevo_env.loading import load_tokenizer
 
-    settings = config(model)
-    task, tokenizer = make_task(settings.task, **settings.task_options), load_tokenizer(model)
+    settings = config(game)
+    task, tokenizer = make_task(settings.task, **settings.task_options), load_tokenizer(settings.model)
     groups: dict[int, list[str]] = {}
     for index in range(min(2000, len(task.train))):
         prompt = str(task.prompt("train", index))
@@ -108,31 +107,38 @@ def variety(prompts: list[str], responses: list[str]) -> list[float]:
     return [len(set(text)) / 32 for text in responses]
 
 
-def task(model: str) -> Task:
+def task(game: str) -> Task:
     """The task of our side: plain prompts, the reward above."""
-    original, prompts = prompts_of(model)
+    original, prompts = prompts_of(game)
     templates = {"pioneer": original.templates["pioneer"], "observer": original.templates["observer"]}
     return Task(
-        name="variety", train=prompts, test=["unused"], rewards={"variety": variety}, templates=templates, max_context=64, model=model
+        name="variety",
+        train=prompts,
+        test=["unused"],
+        rewards={"variety": variety},
+        templates=templates,
+        max_context=64,
+        model=config(game).model,
     )
 
 
-def _interleaved(model: str, repeats: int, settings: Any, learner: str, shipped: bool) -> tuple[np.ndarray, np.ndarray]:
+def _interleaved(game: str, repeats: int, settings: Any, learner: str, shipped: bool) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of our iterations and of TRL's steps, (R,) each."""
     from coevo_agents.loop import Run
     from coevo_env.models import resolve
 
     warmup, clock = 2, clock_for(settings.threads)
-    original, prompts = prompts_of(model)
+    base = config(game)
+    original, prompts = prompts_of(game)
     order = {
-        "model": resolve(model),
+        "model": resolve(base.model),
         "prompts": [original.render(prompt) for prompt in prompts],
         "batch": BATCH,
         "tokens": TOKENS,
         "generations": GENERATIONS,
         "beta": BETA,
         "steps": warmup + repeats,
-        "lora": model == "smollm2",
+        "lora": base.model == "smollm2",
         "wall": settings.threads != 1,
         "shipped": shipped,
     }
@@ -153,23 +159,29 @@ def _interleaved(model: str, repeats: int, settings: Any, learner: str, shipped:
     with tempfile.TemporaryDirectory() as folder, Worker(settings.trl_python, order, Path(folder) / "theirs") as worker:
         changed = {
             "task": f"{__name__}:task",
-            "task_options.model": model,
-            "model": model,
+            "task_options.game": game,
             "num_agents": 1,
             "batch_size": BATCH,
             "kl.beta": BETA,
             "learner": learner,
-            "dtype": "bfloat16" if shipped and order["lora"] else "float32",
+            "dtype": "bfloat16" if shipped and order["lora"] and _computes_in_bfloat16() else "float32",
             f"{learner}.epochs": 1,
             "group_size": GENERATIONS if learner == "grpo" else 1,
             "weights": "lora" if order["lora"] else "separate",
             "iterations": warmup + repeats + 1,
             "eval_prompts": 1,
         }
-        base = config(model)
         plain = replace(base, task_options={})  # those of the original task do not apply
         Run(apply(plain, changed), Path(folder) / "run", report=after).train()
     return np.array(ours), np.array(theirs)
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether the processor has instructions for products in bfloat16; where it has none they are many times slower than in float32."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 class Worker:

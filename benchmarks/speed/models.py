@@ -1,6 +1,7 @@
 """The models, games and prompts that several items measure with.
 
-One idea: every comparison plays the same task: the embedded model on its own task, SmolLM2-135M on openers of real IMDB reviews.
+One idea: every comparison plays the same task: the embedded model on its own task, SmolLM2-135M on openers of real IMDB reviews. Where the length
+of prompts matters, SmolLM2-135M also adds, after three examples.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ BATCH, TOKENS = 32, 16
 _TASKS = {
     "embedded": {"task": "sentiment", "model": "embedded"},
     "smollm2": {"task": "imdb", "model": "smollm2", "task_options.source": "package", "task_options.reward": "tfidf"},
+    "additions": {"task": "arithmetic", "model": "smollm2", "task_options.shots": 3},
 }
-_LABELS = {"embedded": "embedded model", "smollm2": "SmolLM2-135M"}
+_LABELS = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "additions": "SmolLM2-135M, additions after three examples"}
 
 
-def config(model: str, **overrides: object) -> Config:
-    """Settings of a run on `model` in which every response has the full length, so that work can be compared."""
+def config(game: str, **overrides: object) -> Config:
+    """Settings of a run on one of the games in which every response has the full length, so that work can be compared."""
     base = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "batch_size": BATCH, "eval_prompts": 1, "eval_every": 0, "save_every": 0}
-    return apply(Config(), {**base, **_TASKS[model], **overrides})
+    return apply(Config(), {**base, **_TASKS[game], **overrides})
 
 
-def label(model: str) -> str:
-    return _LABELS[model]
+def label(game: str) -> str:
+    return _LABELS[game]
 
 
-def missing(model: str) -> str:
-    """Why a model cannot be measured here, or ""."""
+def missing(game: str) -> str:
+    """Why a game cannot be measured here, or ""."""
     try:
-        resolve(model)
+        resolve(str(_TASKS[game]["model"]))
     except CoevoError as error:
-        return f"{label(model)}: {error}"
+        return f"{label(game)}: {error}"
     return ""

@@ -1,0 +1,62 @@
+"""A causal LM and its tokenizer from what people call it, onto a device.
+
+One idea: whatever is wrong with a name, a file, a precision or a device is said here in one sentence; weights come from safetensors only, so
+nothing in a model file is executed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from .errors import ConfigError
+from .models import resolve
+from .tokenizer import TextTokenizer
+
+__all__ = ["DTYPES", "load", "pick_device"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_code: bool) -> tuple[Any, TextTokenizer]:
+    """The transformers model and the tokenizer; arguments and errors are those of `LanguageModel.from_pretrained`."""
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
+    target = pick_device(device)
+    path = resolve(spec)
+    key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
+    bar = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        module: Any = AutoModelForCausalLM.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=trust_remote_code, **{key: DTYPES[dtype]}
+        )
+    except Exception as error:  # transformers, safetensors and the hub each have their own families
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"no causal language model could be loaded from {os.fspath(spec)!r}: {first}") from error
+    finally:
+        if bar:
+            transformers.utils.logging.enable_progress_bar()
+    module.to(target)
+    vocab_size = module.config.get_text_config().vocab_size
+    return module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code)
+
+
+def pick_device(device: str) -> torch.device:
+    """A torch device, with a clear error where it is not there. "auto" takes CUDA if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'auto' ({str(error).splitlines()[0]}).") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: this PyTorch ({torch.__version__}) sees no CUDA device. Use device='cpu' or 'auto'.")
+    return chosen
