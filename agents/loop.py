@@ -21,7 +21,7 @@ from coevo_env.batch import BatchEnv
 from coevo_env.build import build
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.kl import make_controller
-from coevo_env.lm import LanguageModel
+from coevo_env.lm import SMALL, LanguageModel
 from coevo_env.mixing import mixing_matrix
 from coevo_env.roles import AdaptiveRoles
 from coevo_env.rollout import Rollout
@@ -39,9 +39,6 @@ from .policy import make_policies, remembering
 from .runfolder import claim, deferred_interrupt, extend, initial_model, save_initial, write_config
 from .schemes import drift, order
 from .warm_start import warm_start
-
-SMALL = 10_000_000
-"""Parameters below which a second CPU thread costs more than it brings."""
 
 __all__ = ["Interrupted", "Run"]
 

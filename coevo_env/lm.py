@@ -35,7 +35,7 @@ CHUNK_ELEMENTS = 1 << 23
 """Logits that may exist at once while scoring: 8 M float32, 32 MiB."""
 
 SMALL = 10_000_000
-"""Parameters below which the calls around tensor operations cost more than the operations."""
+"""Parameters below which the calls around tensor operations cost more than the operations, and CPU threads wait for each other."""
 
 
 @dataclass(frozen=True)

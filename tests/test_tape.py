@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import runs
 import torch
 from test_lm import architectures, contexts
 
@@ -149,6 +150,30 @@ def test_an_update_is_the_same_with_and_without_tapes(learner, monkeypatch):
     assert len(asked) == 3, "one pass of each update came from a tape"
     with_tapes, without = weights
     assert all((with_tapes[name] - tensor).abs().max() < 1e-5 for name, tensor in without.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({"weights": "lora"}, 2),
+        ({"roles": "random", "exchange_every": 0}, 4),  # each agent has played both seats: two tapes for its update
+        ({"weights": "shared", "learner": "grpo", "group_size": 4}, 2),
+        ({"ppo__minibatch_size": 4}, 0),
+        ({"ppo__recompute": "always"}, 0),
+    ],
+    ids=["lora", "both seats", "shared", "minibatches", "recomputed"],
+)
+def test_runs_with_tapes_continue_bit_for_bit(options, passes, tmp_path, monkeypatch):
+    monkeypatch.setattr("coevo_env.lm.SMALL", 0)  # treat it as a large model
+    asked: list[int] = []
+    played = LanguageModel._states_of_turns
+    monkeypatch.setattr(LanguageModel, "_states_of_turns", lambda lm, *a: (len(a) == 5 and asked.append(1)) or played(lm, *a))
+    model, whole, parts = runs.save_tiny(tmp_path / "model"), tmp_path / "whole", tmp_path / "parts"
+    runs.train(runs.config(model, iterations=4, **options), whole)
+    assert len(asked) == 4 * passes
+    runs.train(runs.config(model, iterations=2, **options), parts)
+    runs.train(runs.config(model, iterations=4, **options), parts, resume=True)
+    runs.assert_same_run(parts, whole)
 
 
 def test_small_models_and_those_outside_the_loop_keep_nothing():
