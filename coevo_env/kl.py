@@ -213,6 +213,8 @@ class KLConfig:
                 f"KL mode 'reference' with estimator {self.estimator!r}: only k1 splits into a half that the environment can pay "
                 "without the learner's log-prob; use estimator='k1' or mode='reported'."
             )
+        for name in ("target", "horizon", "rate"):  # also where the controller at hand does not read them
+            _positive(name, getattr(self, name))
         make_controller(self)
 
 

@@ -114,6 +114,7 @@ def test_controllers_resume_bit_for_bit_and_refuse_nan(config):
         ({"controller": "adaptive", "target": 0.0}, "target=0.0"),
         ({"controller": "adaptive", "horizon": 0.0}, "horizon=0.0"),
         ({"controller": "dual", "rate": -0.1}, "rate=-0.1"),
+        ({"target": -1.0}, "target=-1.0"),  # nobody reads it here, and it is wrong all the same
         ({"mode": "reference", "estimator": "k3"}, "only k1 splits"),
     ],
 )
