@@ -244,9 +244,9 @@ class LanguageModel:
         known = find(tapes, contexts, tokens, lengths) if tapes else None
         different, spread = _distinct(contexts) if known is None else (contexts, None)
         if known is not None:
-            flat = self._states_on_tapes(tapes, *known)[:, :longest][torch.as_tensor(valid, device=self.device)]
+            flat = _picked(self._states_on_tapes(tapes, *known)[:, :longest], valid)
         elif spread is not None and longest > 1:
-            flat = self._states_of_turns(different, spread, tokens, lengths)[torch.as_tensor(valid, device=self.device)]
+            flat = _picked(self._states_of_turns(different, spread, tokens, lengths), valid)
         else:
             ids, mask, _ = self._left_padded(
                 [[*context, *row[:length]] for context, row, length in zip(contexts, tokens, lengths, strict=True)]
@@ -467,6 +467,11 @@ class _Cursor:
         self.pending.append(token)
         self.position += 1
         self.current = None
+
+
+def _picked(states: torch.Tensor, valid: np.ndarray) -> torch.Tensor:
+    """The states (M, H) of (B, T, H) that are valid; where all are, nothing is copied, now or in the backward pass."""
+    return states.reshape(-1, states.shape[-1]) if valid.all() else states[torch.as_tensor(valid, device=states.device)]
 
 
 def _distinct(contexts: Sequence[Sequence[int]]) -> tuple[Sequence[Sequence[int]], np.ndarray | None]:

@@ -23,16 +23,14 @@ def warp_logits(logits: torch.Tensor, sampling: Sampling, positions: torch.Tenso
     scores = logits if logits.dtype == torch.float64 else logits.float()
     if sampling.temperature not in (0.0, 1.0):
         scores = scores / sampling.temperature
-    if sampling.banned:
-        scores = scores.index_fill(-1, _ids(sampling.banned, scores.device), -torch.inf)
-    if sampling.min_new_tokens:
-        if isinstance(positions, int):
-            if positions < sampling.min_new_tokens:
-                scores = scores.index_fill(-1, _ids((sampling.eos_id,), scores.device), -torch.inf)
-        else:
-            eos = scores[:, sampling.eos_id]
-            early = torch.where(positions < sampling.min_new_tokens, -torch.inf, eos)
-            scores = scores.index_copy(-1, _ids((sampling.eos_id,), scores.device), early[:, None])
+    single = isinstance(positions, int)
+    illegal = sampling.illegal(positions) if single else sampling.banned
+    if illegal:
+        scores = scores.index_fill(-1, _ids(illegal, scores.device), -torch.inf)
+    if sampling.min_new_tokens and not single:
+        eos = scores[:, sampling.eos_id]
+        early = torch.where(positions < sampling.min_new_tokens, -torch.inf, eos)
+        scores = scores.index_copy(-1, _ids((sampling.eos_id,), scores.device), early[:, None])
     if sampling.top_k and sampling.top_k < scores.shape[-1]:
         kth = scores.topk(sampling.top_k, -1).values[:, -1:]
         scores = scores.masked_fill(scores < kth, -torch.inf)

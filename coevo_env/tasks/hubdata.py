@@ -137,7 +137,8 @@ def _from_hub(hub: tuple[str, str | None], columns: Sequence[str]) -> dict[str, 
     except ImportError:
         raise MissingExtraError(f"the dataset {hub[0]!r} of the hub", "datasets", "hub") from None
     try:
-        found = load_dataset(*[part for part in hub if part])
+        name: list[Any] = [part for part in hub if part]
+        found: Any = load_dataset(*name)
         splits = {split: found[split] for split in ("train", "test")}
     except Exception as error:  # the library raises errors of half a dozen families here
         raise CoevoError(
