@@ -304,10 +304,12 @@ class BatchEnv:
         Returns:
             The new betas of all agents.
         """
-        rollouts = self.rollouts()
-        chosen = range(len(rollouts)) if agents is None else agents
+        self._finished("update_controllers()")
+        chosen = range(len(self.controllers)) if agents is None else agents
+        totals = np.stack([record.kl.sum(1) for record in self._records], 1)  # (B, N)
+        actors = np.stack([record.agents for record in self._records], 1)
         for controller in dict.fromkeys(self.controllers[agent] for agent in chosen):
-            kl = np.concatenate([rollouts[agent].kl.sum(1) for agent in chosen if self.controllers[agent] is controller])
+            kl = totals[np.isin(actors, [agent for agent in chosen if self.controllers[agent] is controller])]
             if len(kl):
                 controller.update(float(kl.mean()), len(kl))
         return [controller.beta for controller in self.controllers]
