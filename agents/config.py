@@ -222,7 +222,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.epochs": 2,
         "kl.beta": 0.02,
         "batch_size": 32,
-        "iterations": 15,
+        "iterations": 30,
         "eval_every": 5,
         "eval_prompts": 64,
         "save_every": 5,
