@@ -78,7 +78,7 @@ def _ratios(rows: list[dict[str, Any]], path: Path) -> None:
     """Each ratio over its bar, so that every row reads the same way: right of the line is better than asked."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(9, 0.42 * len(rows) + 1.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(11, 0.42 * len(rows) + 1.2), layout="constrained")
     for y, row in enumerate(reversed(rows)):
         better = (lambda v, bar=row["bar"]: v / bar) if row["sense"] == ">=" else (lambda v, bar=row["bar"]: bar / v)
         value, ends = better(row["value"]), sorted((better(row["low"]), better(row["high"])))
@@ -89,9 +89,12 @@ def _ratios(rows: list[dict[str, Any]], path: Path) -> None:
         axis.annotate(text, (max(ends), y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
     axis.axvline(1, color=GREY, linewidth=1, zorder=0)
     axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)], fontsize=9)
-    axis.set(xlabel="measured over the bar (right is better)", ylim=(-0.6, len(rows) - 0.4))
+    axis.set(xlabel="measured over the bar (right is better)", ylim=(-0.6, len(rows) - 0.4), xscale="log")
     low, high = axis.get_xlim()
-    axis.set_xlim(min(low, 0.6), high + 0.35 * (high - low))
+    axis.set_xlim(min(low, 0.5), 3 * high)  # the numbers stand to the right of the points
+    axis.set_xticks([tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16) if min(low, 0.5) <= tick <= high])
+    axis.xaxis.set_major_formatter("{x:g}×")
+    axis.minorticks_off()
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     figure.savefig(path)
