@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from .errors import ConfigError
 from .gpt2 import GPT2, KeysAndValues
 from .logits import FrozenHead, invert, warp_logits
-from .pretrained import load, pick_device
+from .pretrained import cache_name, load, pick_device
 from .sampling import Sampling
 from .tape import Tape, find
 from .tokenizer import TextTokenizer
@@ -75,6 +75,7 @@ class LanguageModel:
         config = self.causal.config.get_text_config()
         self.vocab_size, self.hidden_size = int(config.vocab_size), int(config.hidden_size)
         self.max_positions = getattr(config, "max_position_embeddings", None)
+        self._cache_name = cache_name(self.causal.base_model)
         self.head = self.causal.get_output_embeddings()
         self.backbone = self.causal.base_model
         if self.tokenizer.vocab_size != self.vocab_size:
@@ -393,7 +394,7 @@ class LanguageModel:
             return self._gpt2(ids, mask, positions, cache)[:, -keep:]
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": cache is not None}
         if cache is not None:
-            inputs["past_key_values"] = cache
+            inputs[self._cache_name] = cache
         if self._head_is_all:
             return self.backbone(**inputs).last_hidden_state[:, -keep:]
         return self.causal(**inputs, logits_to_keep=keep).logits

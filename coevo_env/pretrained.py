@@ -6,6 +6,7 @@ nothing in a model file is executed.
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -15,7 +16,7 @@ from .errors import ConfigError
 from .models import resolve
 from .tokenizer import TextTokenizer
 
-__all__ = ["DTYPES", "load", "pick_device"]
+__all__ = ["DTYPES", "cache_name", "load", "pick_device"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -47,6 +48,11 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     module.to(target)
     vocab_size = module.config.get_text_config().vocab_size
     return module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code)
+
+
+def cache_name(model: Any) -> str:
+    """What a model calls the KV cache that it is given: newer releases of transformers say "cache"."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def pick_device(device: str) -> torch.device:

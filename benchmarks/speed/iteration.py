@@ -13,6 +13,7 @@ Responses have the full length on both sides. The embedded model trains all its 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -129,9 +130,12 @@ class Bare:
 
         ids, mask = self._pad(contexts)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache, tokens, logprobs = DynamicCache(), [], []
+        tokens, logprobs = [], []
+        causal = model.get_base_model() if self.lora else model
+        name = "cache" if "cache" in inspect.signature(causal.forward).parameters else "past_key_values"  # of newer and older transformers
+        cache = {name: DynamicCache()}
         for _ in range(TOKENS):
-            out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **cache)
             logits = out.logits[:, -1].index_fill(1, self.forbidden, -torch.inf)
             probabilities = logits.softmax(-1)
             ids = torch.multinomial(probabilities, 1)

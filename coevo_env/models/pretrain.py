@@ -24,6 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import ConfigError
+from ..pretrained import cache_name
 from ..rng import rng
 from . import grammar
 
@@ -207,17 +208,20 @@ def unigram_perplexity(seed: int, positions: int = 128, rows: int = 64, train_ro
 @torch.no_grad()
 def sample(model, contexts: Sequence[Sequence[int]], new_tokens: int, seed: int) -> list[list[int]]:
     """Samples continuations at temperature 1, without their EOS. Plain and slow: the package's own sampler is elsewhere."""
+    from transformers import DynamicCache
+
     width = max(map(len, contexts))
     ids = torch.tensor([[_PAD] * (width - len(c)) + list(c) for c in contexts])  # (B, L)
     mask = (ids != _PAD).long()  # (B, L)
     uniform = torch.from_numpy(rng(seed, stream="evaluation").random((len(contexts), new_tokens)))  # (B, T)
-    tokens, positions, cache, new = ids, (mask.cumsum(1) - 1).clamp(min=0), None, []
+    tokens, positions, new = ids, (mask.cumsum(1) - 1).clamp(min=0), []
+    cache = {cache_name(model): DynamicCache()}
     for t in range(new_tokens):
-        out = model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        out = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **cache)
         cumulative = out.logits[:, -1].double().softmax(-1).cumsum(-1)  # (B, V)
         tokens = torch.searchsorted(cumulative, uniform[:, t : t + 1] * cumulative[:, -1:]).clamp(max=cumulative.shape[-1] - 1)  # (B, 1)
         new.append(tokens)
-        cache, mask, positions = out.past_key_values, torch.cat([mask, torch.ones_like(tokens)], 1), positions[:, -1:] + 1
+        mask, positions = torch.cat([mask, torch.ones_like(tokens)], 1), positions[:, -1:] + 1
     tails = torch.cat(new, 1).tolist()
     return [tail[: tail.index(_EOS)] if _EOS in tail else tail for tail in tails]
 
