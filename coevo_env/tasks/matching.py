@@ -187,11 +187,19 @@ def _newton(matrix: np.ndarray, beta: float, p: np.ndarray, q: np.ndarray) -> tu
     tolerance = 1e-14 * (10 * scale + scale**2 / beta + 10 * beta)  # rounding, also in x'A / beta, which moves y and with it the gradient
     theta = logp.copy()  # log x
     value, x, y = answer(theta)
+    share = 1.0
     for _ in range(500):
         gradient = matrix @ y - beta * (theta - logp)
         gap = float(x @ np.abs(gradient - x @ gradient))  # 0 where all moves are worth the same, net of KL
         if gap <= tolerance:
-            return x, y
+            best = logp + matrix @ y / beta
+            best -= _logsum(best)
+            if beta * float(x @ (theta - best)) <= 1e-11 * scale:  # what the best answer to y would gain
+                return x, y
+            share /= 2  # a move has vanished that should not have; the gap, which weighs moves by x, cannot see it
+            theta = np.logaddexp(theta + np.log1p(-share), best + np.log(share))
+            value, x, y = answer(theta)
+            continue
         # with the step d = x s the Newton system stays well scaled where a move is all but never played
         curvature = beta * np.eye(len(x)) + matrix @ (np.diag(y) - np.outer(y, y)) @ matrix.T @ np.diag(x) / beta
         pair = np.linalg.solve(curvature, np.stack([gradient, np.ones_like(x)], 1))
