@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .errors import ConfigError
 from .gpt2 import GPT2, KeysAndValues
-from .logits import FrozenHead, invert, warp_logits
+from .logits import BLOCK, FrozenHead, invert, stream, warp_logits
 from .pretrained import cache_name, load, pick_device
 from .sampling import Sampling
 from .tape import Tape, find
@@ -85,6 +85,7 @@ class LanguageModel:
         self.is_small = sum(parameter.numel() for parameter in module.parameters()) < SMALL
         self._gpt2: GPT2 | None = None
         self._head_is_all = self._check_head()
+        self._plain_head = self._head_is_all and type(self.head) is torch.nn.Linear and self.head.bias is None
         self._takes_grid = self._check_grid()
         self._gpt2 = self._check_gpt2()
 
@@ -297,17 +298,20 @@ class LanguageModel:
                 return torch.cat([first, self._states(ids, seen, positions, longest - 1, cache)], 1)
 
     def token_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-        """float32 (M,) log-probs of `targets`, in chunks; with gradients a chunk's logits are computed again in the backward pass
-        instead of being kept, once there are more than fit in one chunk. Under a frozen head the gradient is worked out on the way."""
+        """float32 (M,) log-probs of `targets`. A large vocabulary is gone through in blocks where the output weights are not trained; else the states
+        are taken in chunks, and with gradients a chunk's logits are computed again in the backward pass instead of being kept, once there
+        are more than fit in one chunk."""
+        grad = torch.is_grad_enabled() and (hidden.requires_grad or self.head.weight.requires_grad)
+        if self._plain_head and self.vocab_size > BLOCK and not sampling.truncates:
+            if not grad:
+                return stream(hidden, self.head.weight, targets, positions, sampling)[0]
+            if not self.head.weight.requires_grad:
+                return FrozenHead.apply(hidden, self.head.weight, targets, positions, sampling)  # type: ignore[return-value]
         size = max(1, CHUNK_ELEMENTS // self.vocab_size)
-        frozen = type(self.head) is torch.nn.Linear and self.head.bias is None and not self.head.weight.requires_grad
-        if frozen and self._head_is_all and hidden.requires_grad and torch.is_grad_enabled():
-            return FrozenHead.apply(hidden, self.head.weight, targets, positions, sampling, size)  # type: ignore[return-value]
         if len(targets) <= size:
             return self._chunk(hidden, targets, positions, sampling)
         parts = []
         for part in zip(hidden.split(size), targets.split(size), positions.split(size), strict=True):
-            grad = torch.is_grad_enabled()
             parts.append(checkpoint(self._chunk, *part, sampling, use_reentrant=False) if grad else self._chunk(*part, sampling))
         return torch.cat(parts)
 
@@ -401,6 +405,8 @@ class LanguageModel:
 
     def _last(self, ids, mask, positions, cache) -> tuple[torch.Tensor, torch.Tensor]:
         state = self._states(ids, mask, positions, 1, cache)[:, 0]
+        if self._plain_head and self.vocab_size > 4 * BLOCK and state.device.type == "cpu":  # block by block, the weights stay in the cache
+            return state, torch.cat([state @ part.T for part in self.head.weight.split(BLOCK)], -1)
         return state, self.logits(state)
 
     @torch.no_grad()

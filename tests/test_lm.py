@@ -57,7 +57,10 @@ def models() -> dict[str, LanguageModel]:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "neox", "cohere (scaled logits)"])
 @pytest.mark.parametrize("kind", WARPS)
-def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind):
+@pytest.mark.parametrize("block", [1024, 2])
+def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind, block, monkeypatch):
+    monkeypatch.setattr("coevo_env.lm.BLOCK", block)  # words of the vocabulary at a time; more than there are means all at once
+    monkeypatch.setattr("coevo_env.logits.BLOCK", block)
     lm, sampling = models[name], WARPS[kind]
     prompts = contexts(9, 11)
     drawn = lm.generate(prompts, 8, sampling, np.random.default_rng(1).random((9, 8)))
