@@ -106,7 +106,12 @@ def _summary(change: Change) -> list[dict[str, Any]]:
     rows = []
     for name, when in change.items():
         pairs = [(when["before"].get(key), when["after"].get(key), digits) for key, _, digits in _known(change)]
-        rows.append({"name": name, "cells": [tuple(number(value, sign=False, digits=digits) for value in pair) for *pair, digits in pairs]})
+        rows.append(
+            {
+                "name": name,
+                "cells": [tuple(number(value, sign=False, digits=digits, tiny=False) for value in pair) for *pair, digits in pairs],
+            }
+        )
     return rows
 
 

@@ -213,7 +213,7 @@ def _table(change: Mapping[str, Mapping[str, Mapping[str, float]]], caption: str
     for name, when in change.items():
         cells = []
         for key, _, digits in known:
-            before, after = (number(when[time].get(key), sign=False, digits=digits) for time in ("before", "after"))
+            before, after = (number(when[time].get(key), sign=False, digits=digits, tiny=False) for time in ("before", "after"))
             cells.append(Text.assemble((f"{before} → ", "dim"), (after, "bold")))
         table.add_row(Text(name, colors.get(name, "")), *cells)
     return table

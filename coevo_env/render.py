@@ -157,8 +157,8 @@ def script() -> str:
     return _resource("tokens.js")
 
 
-def number(value: float | None, *, sign: bool = True, digits: int = 3) -> str:
-    """A number as text: a typographic minus, a fixed number of decimals, few of them where it is large.
+def number(value: float | None, *, sign: bool = True, digits: int = 3, tiny: bool = True) -> str:
+    """A number as text: a typographic minus, a fixed number of decimals, few of them where it is large, and powers of ten where it is `tiny`.
 
     >>> number(-0.5), number(12345.6, sign=False), number(None)
     ('−0.500', '12,346', '–')
@@ -168,7 +168,7 @@ def number(value: float | None, *, sign: bool = True, digits: int = 3) -> str:
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     size = abs(value)
-    if 1e-6 <= size < 0.5 * 10**-digits:
+    if tiny and 1e-6 <= size < 0.5 * 10**-digits:
         text = f"{size:.1e}".replace("-", "−")
     else:
         text = f"{size:,.0f}" if size >= 1000 else f"{size:.{1 if size >= 100 else digits}f}"
