@@ -147,8 +147,9 @@ def draw(data: dict[str, Any], path: Path, title: str) -> None:
             panel.plot(data["iterations"], curves.mean(0), color="#1f5a96", linewidth=2)
             panel.set_title(label, fontsize=9, loc="left")
             panel.set_xlabel("iteration")
-            panel.set_ylim(bottom=min(0.0, float(curves.min()) * 1.05))
-        figure.suptitle(f"{title}: {len(data['seeds'])} seed(s), mean of the agents, each alone on held-out prompts", fontsize=9)
+            panel.set_ylim(min(0.0, float(curves.min()) * 1.05), float(curves.max()) * 1.05)
+        seeds = f"{len(data['seeds'])} seed" + "s" * (len(data["seeds"]) > 1)
+        figure.suptitle(f"{title}: {seeds}, mean of the agents, each alone on held-out prompts", fontsize=9)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
 
