@@ -68,7 +68,9 @@ def train(
     ] = "default",
     task: Annotated[str | None, typer.Option(help="Task name (see `coevo tasks`), or package.module:function.")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, smollm2, a model directory, or a hub name.")] = None,
-    learner: Annotated[str | None, typer.Option(help="ppo, or package.module:function.")] = None,
+    learner: Annotated[
+        str | None, typer.Option(help="ppo, reinforce, rloo, grpo, mappo, best_of_n, frozen, or package.module:Class.")
+    ] = None,
     agents: Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordinary RL fine-tuning.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Episodes per iteration.")] = None,
@@ -117,12 +119,15 @@ def train(
     from .runfolder import read_config
 
     if resume is not None:
-        if set(overrides) - {"iterations", "trust_remote_code"} or out is not None or preset != "default":
+        own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
+        config = read_config(resume, trusted=own.values())
+        changed = [name for name, value in own.items() if getattr(config, name) != value]
+        if changed or set(overrides) - {"iterations", "trust_remote_code"} or out is not None or preset != "default":
             raise ConfigError(
-                "--resume continues a run with the settings it was started with; only --iterations can be given besides "
-                "(and --set trust_remote_code=true, which a run folder cannot say for you)."
+                "--resume continues a run with the settings it was started with; only --iterations can be given besides (and what a run folder "
+                "cannot say for you: --set trust_remote_code=true, and a --task or --learner of your own, once more)."
             )
-        config, folder = apply(read_config(resume), overrides), resume
+        config, folder = apply(config, overrides), resume
     else:
         config, folder = apply(find_preset(preset), overrides), out or _fresh_folder(overrides.get("task") or preset)
     from .show import progress, summary_table
@@ -148,19 +153,20 @@ def evaluate(
     from rich.table import Table
 
     from coevo_env.lm import LanguageModel
+    from coevo_env.loading import load_language_model
     from coevo_env.task import make_task
 
     from .evaluate import evaluate as measure
     from .evaluate import evaluation_game
 
-    config, models = _agents(agent)
-    config = replace(config, device=device, eval_prompts=prompts, **({"task": task, "task_options": {}} if task else {}))
+    config, models = _agents(agent, task)
+    config = replace(config, device=device, eval_prompts=prompts)
     the_task = make_task(config.task, **config.task_options)
 
     def load(spec: str) -> LanguageModel:
-        return LanguageModel.from_pretrained(spec, device=device, dtype=config.dtype)
+        return load_language_model(spec, the_task, device=device, dtype=config.dtype)
 
-    base = load(reference or config.model or the_task.model)
+    base = load(reference or config.model)
     game = evaluation_game(config, the_task, base)
     rows = {"reference": base, **{name: load(path) for name, path in models.items()}}
     for name, model in rows.items():
@@ -190,8 +196,8 @@ def play(
     """Answers prompts: the pioneer first, then the observer after reading it, with the reward of every token."""
     from .show import play as answer
 
-    config, models = _agents(agent)
-    answer(console, config, list(models.values()), prompt, task, seed)
+    config, models = _agents(agent, task)
+    answer(console, config, list(models.values()), prompt, seed)
 
 
 @app.command()
@@ -210,7 +216,8 @@ def tasks() -> None:
     for name in BUILTIN_TASKS:
         try:
             task = make_task(name)
-            table.add_row(name, task.description, f"{len(task.train)} / {len(task.test)}", task.model)
+            model = "tiny, random" if task.model == "table" else task.model
+            table.add_row(name, task.description, f"{len(task.train)} / {len(task.test)}", model)
         except CoevoError:
             what = (importlib.import_module(BUILTIN_TASKS[name]).__doc__ or "").splitlines()[0]
             table.add_row(name, f"{_escape(what)} [dim](not installed here; `coevo train --task {name}` says how)[/]", "", "")
@@ -233,7 +240,9 @@ def show(
 
 @app.command()
 def assets(
-    names: Annotated[list[str] | None, typer.Argument(help="Which; by default all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="smollm2, reviews and sentiment-tfidf by default; also sentiment-minilm.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make them again.")] = False,
 ) -> None:
     """Installs the real language model and the real reviews into the cache (about 110 MB to download, 700 MB on disk)."""
@@ -250,16 +259,19 @@ def version() -> None:
     _say(coevo_env.__version__)
 
 
-def _agents(spec: str) -> tuple[Any, dict[str, str]]:
-    """The config and the saved models that a run folder, a model directory or a name stands for."""
+def _agents(spec: str, task: str | None) -> tuple[Any, dict[str, str]]:
+    """The config, with another task if one is given, and the saved models that a run folder, a model directory or a name stands for."""
     from dataclasses import replace
 
     from .config import Config
     from .runfolder import initial_model, read_config
 
     def known(run: Path) -> Any:
-        config = read_config(run)
-        return replace(config, model=initial_model(run, config))
+        config = read_config(run, trusted=[task or ""], uses=[] if task else ["task"])
+        return replace(chosen(config), model=initial_model(run, config))
+
+    def chosen(config: Config) -> Config:
+        return config if task in (None, config.task) else replace(config, task=task, task_options={})
 
     path = Path(spec)
     if (path / "agents").is_dir():
@@ -270,7 +282,7 @@ def _agents(spec: str) -> tuple[Any, dict[str, str]]:
         raise ConfigError(f"{spec} has no saved agents yet: the run did not finish. Continue it with: coevo train --resume {spec}")
     if path.parent.name == "agents" and (path.parent.parent / "config.json").exists():
         return known(path.parent.parent), {path.name: spec}
-    return Config(model=spec), {path.name or spec: spec}
+    return chosen(Config(model=spec)), {path.name or spec: spec}
 
 
 def _fresh_folder(name: str) -> Path:

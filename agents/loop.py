@@ -6,7 +6,6 @@ the iteration, so a checkpoint is small, a role exchange is free, and a resumed 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +20,8 @@ from coevo_env.batch import BatchEnv
 from coevo_env.build import build
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.kl import make_controller
-from coevo_env.lm import SMALL, LanguageModel
+from coevo_env.lm import SMALL
+from coevo_env.loading import load_language_model
 from coevo_env.mixing import mixing_matrix
 from coevo_env.roles import AdaptiveRoles
 from coevo_env.rollout import Rollout
@@ -72,11 +72,10 @@ class Run:
     ):
         self.config, self.directory, self.report, self.say = config, Path(directory), report, say
         claim(self.directory, resume)
-        if not resume:  # left behind by a run that was stopped before it began
-            shutil.rmtree(self.directory / "initial", ignore_errors=True)
         task = make_task(config.task, **config.task_options)
-        base = LanguageModel.from_pretrained(
-            initial_model(self.directory, config) or task.model,
+        base = load_language_model(
+            initial_model(self.directory, config),
+            task,
             device=config.device,
             dtype=config.dtype,
             trust_remote_code=config.trust_remote_code,
@@ -85,6 +84,7 @@ class Run:
             torch.set_num_threads(threads)
         agents = [f"llm{i + 1}" for i in range(config.num_agents)]
         rules, _ = build(task, base, **{**config.game(), "task_options": None})
+        rules.check_contexts()  # of prompts that may be hours away
         find = find_learner(config.learner)  # a name that is none should be found before anything is computed
         if config.warm_start.steps and not (self.directory / "initial").exists():
             losses = warm_start(base, rules, config.warm_start, config.seed)
@@ -97,6 +97,7 @@ class Run:
         if config.shared:  # one policy has one KL and one coefficient
             self.game.controllers = self.game.controllers[:1] * config.num_agents
         self.held_out = evaluation_game(config, task, self.reference)
+        self.held_out.rules.check_contexts()
         self.learners = [
             find(policy, self.reference, config, rules.sampling, config.seed * 1000 + number)
             for number, policy in enumerate(self.policies[:1] if config.shared else self.policies)

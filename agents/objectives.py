@@ -57,9 +57,11 @@ def gae(rewards: np.ndarray, values: np.ndarray, lengths: np.ndarray, gamma: flo
 
 
 def whiten(advantages: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
-    """Advantages (B, T) with mean 0 and variance 1 over the tokens of `mask`, and what they were multiplied by."""
+    """Advantages (B, T) with mean 0 and variance 1 over the tokens of `mask`, and what they were multiplied by: 1 where they differ by rounding only,
+    as long as a sparse reward has not been seen."""
     valid = advantages[mask]
-    scale = float(1.0 / (valid.std() + 1e-8))
+    spread = float(valid.std())
+    scale = 1.0 / (spread + 1e-8) if spread > 1e-6 else 1.0
     return np.where(mask, (advantages - valid.mean()) * scale, 0.0), scale
 
 

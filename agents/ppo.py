@@ -106,14 +106,15 @@ class PPO(GradientLearner):
         return loss, per_token({"loss/policy": policy, "loss/value": value, **kl_part, **stats}, tokens)
 
     def _normalized(self, reward: np.ndarray) -> np.ndarray:
-        """The team reward over its running standard deviation (Chan et al. 1979), or as it is."""
+        """The team reward over its running standard deviation (Chan et al. 1979), or as it is, also while there is none."""
         if not self.config.normalize_reward:
             return reward
         count, mean, squares = self.moments
         total, delta = count + len(reward), reward.mean() - mean
         squares += ((reward - reward.mean()) ** 2).sum() + delta**2 * count * len(reward) / total
         self.moments = np.array([total, mean + delta * len(reward) / total, squares])
-        return reward / (np.sqrt(squares / total) + 1e-8)
+        spread = np.sqrt(squares / total)
+        return reward / (spread + 1e-8) if spread > 1e-6 else reward
 
     # ---------------------------------------------------------------- state
     def forget(self) -> None:

@@ -46,6 +46,8 @@ class ReinforceConfig(GradientConfig):
         super().__post_init__()
         if self.epochs != 1:
             raise ConfigError(f"reinforce.epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO have.")
+        if self.target_kl:
+            raise ConfigError(f"reinforce.target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave out.")
 
 
 class Reinforce(GradientLearner):

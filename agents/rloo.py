@@ -42,6 +42,8 @@ class RLOOConfig(GradientConfig):
             raise ConfigError(f"rloo.over={self.over!r}; expected one of {', '.join(CELLS)}.")
         if self.epochs != 1:
             raise ConfigError(f"rloo.epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO have.")
+        if self.target_kl:
+            raise ConfigError(f"rloo.target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave out.")
 
 
 class RLOO(GradientLearner):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -28,11 +29,17 @@ from .policy import quiet
 __all__ = ["claim", "deferred_interrupt", "extend", "initial_model", "provenance", "read_config", "save_initial", "write_config"]
 
 
-def read_config(directory: str | Path) -> Config:
-    """The config of a run folder. What it says of `trust_remote_code` is not taken over: only a person can say that.
+def read_config(directory: str | Path, trusted: Collection[str] = (), uses: Collection[str] = ("task", "learner")) -> Config:
+    """The config of a run folder. A folder can come from anywhere, and only a person can say what code is to run: `trust_remote_code` is not taken over,
+    and a task or learner of one's own ("module:name", which is imported and called) has to be named once more.
+
+    Args:
+        directory: The folder.
+        trusted: Tasks and learners of this kind that may be used.
+        uses: Settings that the caller is going to use.
 
     Raises:
-        ConfigError: There is none, or it cannot be read.
+        ConfigError: There is none, it cannot be read, or it names code that is not in `trusted`.
     """
     path = Path(directory) / "config.json"
     try:
@@ -46,36 +53,78 @@ def read_config(directory: str | Path) -> Config:
             f"{path} is not readable ({type(error).__name__}: {error}); expected the JSON that `coevo train` wrote. Was it edited or cut "
             "short? Copy the config.json of a run with the same settings over it."
         ) from error
+    for name in uses:
+        if ":" in (spec := getattr(config, name)) and spec not in trusted:
+            raise ConfigError(
+                f"{path} names the {name} {spec!r}, code that would be imported and run; a run folder alone cannot ask for that. If you know it, repeat it: "
+                f"--{name} {spec} (in Python: read_config({str(directory)!r}, trusted=[{spec!r}]))."
+            )
     return replace(config, trust_remote_code=False)
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, platform and commit, for the record."""
+    """Versions, platform and commit, for the record; the commit ends in "+changes" where files of the package differ from it, and is None where
+    the package does not stand in a repository of its own."""
     versions = {"python": platform.python_version()}
     for name in ("coevo-env", "torch", "transformers", "numpy", "pettingzoo", "gymnasium", "peft", "safetensors"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     commit = None
     with suppress(OSError, subprocess.SubprocessError):
-        here = Path(__file__).resolve().parent
-        done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-        commit = done.stdout.strip() or None
+        commit = _commit(Path(__file__).resolve().parent)
     return {"versions": versions, "platform": platform.platform(), "threads": torch.get_num_threads(), "git_commit": commit}
 
 
+def _commit(folder: Path) -> str | None:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+    git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed package may stand in somebody else's repository
+    return git("rev-parse", "HEAD") + (
+        "+changes" if git("status", "--porcelain", "--untracked-files=no", "--", ".", "../coevo_env") else ""
+    )
+
+
 def claim(directory: Path, resume: bool) -> None:
-    """A new run needs a folder without one, and a resumed run a folder with one."""
+    """A new run needs a folder without anything in it, and a resumed run a folder with a run. What a run that was stopped before it began has left is
+    cleared away.
+
+    Raises:
+        ConfigError: The folder is not what is needed.
+    """
     try:
         taken = (directory / "config.json").exists()
         traces = taken or bool(checkpoints(directory / "checkpoints"))
+        held = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+        others = [name for name in held if name[0] != "." and not (name in BEGUN and _is_leftover(directory / name))]
     except OSError as error:
         raise ConfigError(f"the run folder {directory} could not be read: {error}. Choose another one with --out.") from error
     if traces and not resume:
         raise ConfigError(
             f"{directory} already holds a run. Choose another folder with --out, or continue it with: coevo train --resume {directory}"
         )
+    if others and not resume:
+        raise ConfigError(
+            f"{directory} is not empty, and what it holds is no run: {', '.join(others[:4])}{', ...' if others[4:] else ''}. A run writes files of its own; "
+            "choose a new or empty folder with --out."
+        )
+    if not resume:
+        shutil.rmtree(directory / "initial", ignore_errors=True)
     if resume and not taken:
         raise ConfigError(f"{directory} holds no run to resume (no config.json). Start one with: coevo train --out {directory}")
+
+
+BEGUN = ("initial", "metrics.jsonl", "transcripts.jsonl", "tensorboard")
+"""What a run makes before its config.json."""
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file of a name in `BEGUN` can be what a run made before it began: nothing but a saved model, events or empty files."""
+    if path.name == "initial":
+        return (path / "config.json").is_file() and (path / "tokenizer_config.json").is_file()
+    if path.name == "tensorboard":
+        return path.is_dir() and all(entry.name.startswith("events.") for entry in path.iterdir())
+    return path.is_file() and path.stat().st_size == 0
 
 
 def extend(error: CoevoError, text: str) -> None:

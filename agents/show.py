@@ -118,17 +118,14 @@ def progress(console: Console, config: Config) -> Iterator[Callable[[int, dict[s
         yield report
 
 
-def play(
-    console: Console, config: Config, models: Sequence[str], prompts: Sequence[str] | None = None, task: str | None = None, seed: int = 0
-) -> None:
+def play(console: Console, config: Config, models: Sequence[str], prompts: Sequence[str] | None = None, seed: int = 0) -> None:
     """Answers prompts: every agent in its seat, after reading what it may see, with the numbers of each token.
 
     Args:
         console: Where to print, and to read prompts from where none is given.
-        config: Settings of the run that the models come from.
+        config: Settings of the run that the models come from; its task's templates and rewards are used.
         models: Directories or names, in order of play; one alone takes every seat.
         prompts: What to answer; None asks line by line until an empty line or the end of the input.
-        task: Whose templates and rewards to use; by default the run's.
         seed: Of the sampling noise.
     """
     from dataclasses import replace
@@ -136,13 +133,13 @@ def play(
     from coevo_env.batch import BatchEnv
     from coevo_env.build import build
     from coevo_env.kl import KLConfig
-    from coevo_env.lm import LanguageModel
+    from coevo_env.loading import load_language_model
     from coevo_env.task import make_task
 
-    the_task = make_task(task) if task else make_task(config.task, **config.task_options)
-    loaded = [LanguageModel.from_pretrained(path, device=config.device, dtype=config.dtype) for path in models]
+    the_task = make_task(config.task, **config.task_options)
+    loaded = [load_language_model(path, the_task, device=config.device, dtype=config.dtype) for path in models]
     base = config.model or the_task.model
-    reference = loaded[0] if list(models) == [base] else LanguageModel.from_pretrained(base, device=config.device, dtype=config.dtype)
+    reference = loaded[0] if list(models) == [base] else load_language_model(base, the_task, device=config.device, dtype=config.dtype)
     seats = max(config.num_agents, 1)
     options = {**config.game(), "roles": "never", "kl": KLConfig(mode="reported", beta=config.kl.beta), "seed": seed, "task_options": None}
     known = {str(prompt): prompt for split in (the_task.test, the_task.train) for prompt in split}  # with their gold answers

@@ -68,7 +68,7 @@ def examples(rules: Rules, file: str = "") -> list[tuple[list[int], list[int]]]:
         pairs = [(prompt, task.scripted(prompt, [])) for prompt in (task.prompt("train", i) for i in range(len(task.train)))]
     made = []
     for prompt, response in pairs:
-        context = rules.tokenizer.encode(task.render(prompt))
+        context = rules.encode(task.render(prompt))
         tokens = [*rules.tokenizer.encode(response), rules.eos_id][: rules.max_new_tokens]
         if 0 < len(context) <= rules.max_context:
             made.append((context, tokens))

@@ -175,8 +175,11 @@ class BatchEnv:
             token; the other agents' is in `scores.team` and in their rollouts.
 
         Raises:
-            ConfigError: The arrays are not one whole turn, or a required report is missing.
-            NonFiniteError: A reported log-prob is NaN or infinite.
+            ConfigError: The arrays are not one whole turn, or a required report is missing or no log-prob.
+            NonFiniteError: A reported log-prob, or the KL that follows from it, is NaN or infinite.
+            RewardError: A reward term failed.
+
+        Whatever it raises, nothing of the turn was played.
         """
         turn = self.begin_turn()
         if turn is None:
@@ -201,17 +204,28 @@ class BatchEnv:
         config = self.rules.kl
         rows = tokens.tolist()
         turns = [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
-        for episode, row in zip(self.episodes, turns, strict=True):
-            episode.take(row)
-        tokens = np.where(mask, tokens, 0)
-        if config.mode != "off":
-            assert self.reference is not None
-            ref_logprobs = np.maximum(self.reference.score(turn.contexts, tokens, lengths, turn.sampling), klmod.MIN_LOGPROB)
-            if config.estimator == "full":
-                kl = self._full(turn, tokens, lengths, distributions, mask)
-            elif logprobs is not None:
-                kl = np.where(mask, klmod.estimate(config.estimator, logprobs, ref_logprobs), 0.0)
-        return self._finish(turn, tokens, lengths, mask, logprobs, ref_logprobs, kl, values)
+        try:
+            for episode, row in zip(self.episodes, turns, strict=True):
+                episode.take(row)
+            tokens = np.where(mask, tokens, 0)
+            if config.mode != "off":
+                assert self.reference is not None
+                ref_logprobs = np.maximum(self.reference.score(turn.contexts, tokens, lengths, turn.sampling), klmod.MIN_LOGPROB)
+                if config.estimator == "full":
+                    kl = self._full(turn, tokens, lengths, distributions, mask)
+                elif logprobs is not None:
+                    kl = np.where(mask, klmod.estimate(config.estimator, logprobs, ref_logprobs), 0.0)
+            if not np.isfinite(kl).all():
+                row = int(np.argmin(np.isfinite(kl).all(1)))
+                raise NonFiniteError(
+                    f"the KL of row {row} (episode {self.episode + row}) is not finite, by the estimator {config.estimator!r}; expected log-probs under which "
+                    "the tokens were sampled. Nothing of this turn was played."
+                )
+            return self._finish(turn, tokens, lengths, mask, logprobs, ref_logprobs, kl, values)
+        except BaseException:
+            for episode in self.episodes:
+                episode.rewind(turn.seat)
+            raise
 
     # ---------------------------------------------------------------- playing token by token
     @property
@@ -348,6 +362,12 @@ class BatchEnv:
                 f"submit_turn got non-finite {name} in row {row} (episode {self.episode + row}); expected finite numbers. "
                 "The policy that sampled has probably diverged; nothing of this turn was played."
             )
+        if name == "logprobs" and array.max() > 1e-3:
+            row = int(np.argmax(array.max(1)))
+            raise NonFiniteError(
+                f"submit_turn got the log-prob {array[row].max():.6g} in row {row} (episode {self.episode + row}); expected natural log-probs, which "
+                "are never above 0. Nothing of this turn was played."
+            )
         return array
 
     def _full(self, turn: TurnBatch, tokens, lengths, distributions, mask) -> np.ndarray:
@@ -369,12 +389,13 @@ class BatchEnv:
         shaping = klmod.shaping(config.mode, beta, kl, ref_logprobs)
         shaping = np.where(mask, shaping, 0.0)
         logprobs = np.zeros(tokens.shape) if logprobs is None else logprobs
+        scores = self.rules.score(self.episodes) if turn.seat + 1 == self.rules.num_agents else None
         self._records.append(_TurnRecord(turn.agents, tokens, lengths, logprobs, ref_logprobs, kl, shaping, values))
         self._step = None
         rewards = shaping.copy()
-        if len(self._records) == self.rules.num_agents:
-            self.scores = self.rules.score(self.episodes)
-            rewards[np.arange(self.batch_size), lengths - 1] += self.scores.team[:, -1]
+        if scores is not None:
+            self.scores = scores
+            rewards[np.arange(self.batch_size), lengths - 1] += scores.team[:, -1]
         return rewards
 
     def _finished(self, what: str) -> Scores:
@@ -430,7 +451,13 @@ class _StepState:
         if not self.active.any():
             mask = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
             record = (self.tokens, self.lengths, mask, self.logprobs, self.ref_logprobs, self.kl, None)
-            rewards = game._finish(self.turn, *record)[:, t]
+            try:
+                rewards = game._finish(self.turn, *record)[:, t]
+            except BaseException:  # a reward failed: the turn can be played again
+                for episode in game.episodes:
+                    episode.rewind(self.turn.seat)
+                game._step = None
+                raise
             if game.scores is not None:  # rows that ended earlier are paid now
                 rewards = np.where(self.lengths == t + 1, rewards, game.scores.team[:, -1])
             return rewards

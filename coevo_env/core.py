@@ -135,10 +135,19 @@ class Rules:
         self.joint_terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.joint_rewards.items()}
         self._pioneer_contexts: dict[int, list[int]] = {}
         self._block, self._order = -1, np.arange(0)
-        for index in range(min(len(self.prompts), 64)):  # a context that cannot fit should be found before anything is computed
-            prompt = task.prompt(split, index)
+        self.check_contexts(64)
+
+    def check_contexts(self, count: int | None = None) -> None:
+        """Whether the first `count` prompts of the split fit, or all of them. The constructor asks for the first 64; who is about to compute for hours
+        asks for all.
+
+        Raises:
+            ConfigError: The context of an agent is empty or longer than `max_context` before anybody has said anything.
+        """
+        for index in range(len(self.prompts))[:count]:
+            prompt = self.task.prompt(self.split, index)
             self._pioneer_context(index, prompt)
-            if self.num_agents > 1 and context != "none":
+            if self.num_agents > 1 and self.context != "none":
                 self._observer_context(prompt, [""])
 
     # ---------------------------------------------------------------- the game
@@ -180,6 +189,11 @@ class Rules:
             return self._pioneer_context(prompt_index, prompt)
         return self._observer_context(prompt, responses if self.context == "all" else responses[-1:])
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of a rendered template, with the BOS before it that some tokenizers want (see `TextTokenizer.opening`)."""
+        ids, opening = self.tokenizer.encode(text), getattr(self.tokenizer, "opening", None)
+        return [*opening, *ids] if opening and ids[: len(opening)] != opening else ids
+
     def text(self, tokens: Sequence[int]) -> str:
         """The text of a response: what stands before EOS."""
         return self.task.clean(self.tokenizer.decode(tokens[:-1] if tokens and tokens[-1] == self.eos_id else tokens))
@@ -196,14 +210,14 @@ class Rules:
     # ---------------------------------------------------------------- internals
     def _pioneer_context(self, index: int, prompt: Prompt) -> list[int]:
         if index not in self._pioneer_contexts:
-            ids = self.tokenizer.encode(self.task.render(prompt))
+            ids = self.encode(self.task.render(prompt))
             if not 0 < len(ids) <= self.max_context:
                 raise self._does_not_fit("pioneer", index, prompt, len(ids))
             self._pioneer_contexts[index] = ids
         return self._pioneer_contexts[index]
 
     def _observer_context(self, prompt: Prompt, responses: Sequence[str]) -> list[int]:
-        ids = self.tokenizer.encode(self.task.render(prompt, responses))
+        ids = self.encode(self.task.render(prompt, responses))
         if len(ids) <= self.max_context:
             return ids
         partner = self.tokenizer.encode(self.task.separator.join(responses))
@@ -212,7 +226,7 @@ class Rules:
             if keep == 0:
                 raise self._does_not_fit("observer", None, prompt, len(ids))
             keep = max(0, keep - (len(ids) - self.max_context))
-            ids = self.tokenizer.encode(self.task.render(prompt, [self.tokenizer.decode(partner[:keep])]))
+            ids = self.encode(self.task.render(prompt, [self.tokenizer.decode(partner[:keep])]))
         return ids
 
     def _does_not_fit(self, role: str, index: int | None, prompt: Prompt, length: int) -> ConfigError:
@@ -286,6 +300,12 @@ class Episode:
             )
         turn.tokens = tokens
         self._end(turn, cut=not ended)
+
+    def rewind(self, seat: int) -> None:
+        """Goes back to the start of a turn that was begun, as if nothing had been played since."""
+        turn = self.turns[seat]
+        self.turns = [*self.turns[:seat], Turn(seat, turn.agent, turn.context)]
+        self.done = False
 
     def _begin(self) -> None:
         seat = len(self.turns)

@@ -52,7 +52,7 @@ def estimate(estimator: str, logprob, ref_logprob):
         logprob, ref_logprob: Natural-log probabilities, floats or arrays of one shape.
 
     Returns:
-        Nats, of the same shape.
+        Nats, of the same shape; infinite where k3 is more than a float can hold.
 
     Source: Schulman, "Approximating KL divergence" (2020), http://joschu.net/blog/kl-approx.html.
 
@@ -65,8 +65,10 @@ def estimate(estimator: str, logprob, ref_logprob):
     if estimator == "k2":
         return 0.5 * difference * difference
     if estimator == "k3":
-        exp = math.exp if isinstance(difference, float) else np.exp
-        return exp(-difference) - 1.0 + difference
+        if isinstance(difference, float):
+            return (math.exp(-difference) if difference > -709 else math.inf) - 1.0 + difference
+        with np.errstate(over="ignore"):
+            return np.exp(-difference) - 1.0 + difference
     raise unknown_name("sampled KL estimator", estimator, ESTIMATORS[:3])
 
 

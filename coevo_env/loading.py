@@ -16,10 +16,12 @@ from .models import resolve
 from .reference import TableModel
 
 if TYPE_CHECKING:
+    from .lm import LanguageModel
     from .reference import ReferencePolicy
+    from .task import Task
     from .tokenizer import TextTokenizer
 
-__all__ = ["load_reference", "load_tokenizer"]
+__all__ = ["load_language_model", "load_reference", "load_tokenizer"]
 
 
 def load_tokenizer(spec: Any, *, trust_remote_code: bool = False) -> TextTokenizer:
@@ -50,3 +52,24 @@ def load_reference(
     from .lm import LanguageModel
 
     return LanguageModel.from_pretrained(spec, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def load_language_model(
+    spec: str, task: Task, *, device: str = "cpu", dtype: str = "float32", trust_remote_code: bool = False
+) -> LanguageModel:
+    """The language model that a spec stands for, or with "" the one that is the task's own. For "table", the model of tasks that are about bare ids, it
+    is a tiny random one over their vocabulary, always the same."""
+    from .lm import LanguageModel
+
+    if (spec or task.model) != "table":
+        return LanguageModel.from_pretrained(spec or task.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    from .pretrained import DTYPES, pick_device
+    from .tiny import tiny_lm
+
+    if task.tokenizer is None:
+        raise ConfigError(f"model 'table' needs a task that brings its own tokenizer, such as 'toy'; {task.name!r} has none. Give a model.")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
+    lm = tiny_lm(task.tokenizer.vocab_size, eos_id=task.tokenizer.eos_id, positions=max(256, task.max_context + task.max_new_tokens))
+    lm.module.to(pick_device(device), DTYPES[dtype])
+    return lm

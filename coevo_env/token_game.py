@@ -246,6 +246,11 @@ class TokenGame:
         if self._report is not None:
             (logprob, distribution), self._report = self._report, None
             kl = estimate(self._estimator, logprob, ref) if distribution is None else float(full_kl(distribution, row))
+            if not math.isfinite(kl):
+                raise NonFiniteError(
+                    f"the KL estimate {self._estimator!r} of the reported log-prob {logprob} against {ref:.4g} of the reference is {kl}; expected "
+                    "a finite number. Nothing was played; report() the log-prob under which the action was sampled."
+                )
             record.logprobs.append(logprob)
             record.kls.append(kl)
             record.kl += kl

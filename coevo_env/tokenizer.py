@@ -1,11 +1,12 @@
 """Text <-> ids with a Hugging Face tokenizer, reduced to what the rules of the game need.
 
-One idea: the rules encode whole rendered templates and decode whole responses; special tokens are written out in templates (`<eos>`)
-and never come out of a response, so a response cannot smuggle them into its partner's context.
+One idea: the rules encode whole rendered templates and decode whole responses; special tokens are written out in templates (`<eos>`), but for the BOS
+of models that begin every text with one, and never come out of a response, so a response cannot smuggle them into its partner's context.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ class TextTokenizer:
     Attributes:
         vocab_size: V, the number of actions.
         eos_id: The id that ends a turn.
+        opening: What the tokenizer puts before every text by itself: its BOS as a list of one id, or nothing. The rules begin contexts with it.
         banned: Ids that are never legal: padding that is not EOS, <unk>, BOS, and rows that the tokenizer does not know.
 
     Raises:
@@ -47,7 +49,16 @@ class TextTokenizer:
         self.eos_id = int(hf.eos_token_id)
         special = {hf.pad_token_id, hf.unk_token_id, hf.bos_token_id} - {None, self.eos_id}
         self.banned = tuple(sorted(special | set(range(self.known, self.vocab_size))))
+        self.opening = [] if chat else self._opening()  # a chat template writes its own
         self._markers = [token for token in hf.all_special_tokens if token]
+
+    def _opening(self) -> list[int]:
+        bos = self.hf.bos_token_id
+        try:
+            added, plain = (self.hf.encode("1", add_special_tokens=add) for add in (True, False))
+        except Exception:  # there are tokenizers that cannot write this
+            return []
+        return [int(bos)] if bos is not None and added[: 1 + len(plain)] == [bos, *plain] else []
 
     @classmethod
     def from_pretrained(cls, path: str, vocab_size: int | None = None, *, trust_remote_code: bool = False) -> TextTokenizer:
@@ -58,12 +69,15 @@ class TextTokenizer:
             hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
             if vocab_size is None:
                 vocab_size = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config().vocab_size
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"no tokenizer could be loaded from {path!r}: {_first_line(error)}") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
+            hint = " Expected what a tokenizer's save_pretrained() writes; was a file edited or cut short?" if os.path.isdir(path) else ""
+            raise ConfigError(f"no tokenizer could be loaded from {path!r}: {type(error).__name__}: {_first_line(error)}{hint}") from error
         return cls(hf, vocab_size)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a rendered template; special tokens in it are recognised, none is added."""
+        """Ids of a text; special tokens in it are recognised, none is added."""
         if self.chat:
             return self.hf.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True)[
                 "input_ids"

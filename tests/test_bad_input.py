@@ -59,6 +59,20 @@ def no_prompts():
 def long_prompts():
     return replace(toy.task(), train=["1 2 3 4 " * 20])
 
+def one_long_prompt_in_many():
+    return replace(toy.task(), train=["1"] * 200 + ["1 2 3 4 " * 20])
+
+def one_long_prompt_held_out():
+    return replace(toy.task(), test=["1"] * 200 + ["1 2 3 4 " * 20])
+
+def noting():
+    open("called", "w").close()
+    return toy.task()
+
+class Noting:
+    def __init__(self, *arguments):
+        open("called", "w").close()
+
 def no_task():
     return {"prompts": []}
 
@@ -194,6 +208,8 @@ def test_cuda_without_cuda(refused_run, refused, model):
         ("my_tasks:no_placeholder", ["pioneer template 'hello' lacks {prompt}", "add it"]),
         ("my_tasks:other_placeholder", ["placeholder {partner}", "only {prompt}, {responses} can be filled"]),
         ("my_tasks:no_prompts", ["the train split has no prompts", "give at least one"]),
+        ("my_tasks:one_long_prompt_in_many", ["the pioneer's context for prompt 200", "has 80 tokens"]),
+        ("my_tasks:one_long_prompt_held_out", ["the pioneer's context for prompt 200", "has 80 tokens"]),
         ("my_tasks:long_prompts", ["the pioneer's context for prompt 0", "has 80 tokens", "shorten the prompt"]),
         ("my_tasks:no_task", ["returned dict", "expected a coevo_env.Task"]),
         ("my_tasks:failing", ["task 'my_tasks:failing'", "KeyError: 'reviews'"]),
@@ -253,6 +269,15 @@ def test_a_tokenizer_without_eos(refused_run, model, here):
     assert "has no EOS token" in message and "Set `tokenizer.eos_token`" in message
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"model": {"type": "no such model"}}'])
+def test_a_damaged_tokenizer(name, text, refused, model, here):
+    copy = Path(shutil.copytree(model, here / "copy"))
+    (copy / name).write_text(text)
+    message = refused("train", "--task", "toy", "--model", copy, "--iterations", 1, "--out", here / "run")
+    assert any(part in message for part in ("no tokenizer could be loaded from", "has no EOS token", "do not belong together"))
+
+
 def test_a_tokenizer_of_another_model(refused, refused_run, model):
     assert "Do task and model belong together?" in refused("eval", model)  # sentiment with the vocabulary of the toy
     assert "vocabulary of 5 tokens" in refused_run(model="embedded")
@@ -268,6 +293,26 @@ def test_a_second_run_into_the_same_folder(refused_run, model, here):
     assert "already holds a run" in refused_run()
     (here / "config.json").rename(here / "run" / "config.json")
     assert {path: path.read_bytes() for path in (here / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["initial/notes.txt", "metrics.jsonl", "tensorboard/notes.txt", "data.txt"])
+def test_a_folder_with_something_else_in_it(name, refused_run, model, here):
+    file = here / "run" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    message = refused_run()
+    assert f"is not empty, and what it holds is no run: {name.split('/')[0]}." in message and "--out" in message
+    assert file.read_text() == "mine"
+
+
+def test_what_a_run_left_that_never_began_is_in_nobodys_way(model, here):
+    run = here / "run"
+    shutil.copytree(model, run / "initial")
+    (run / "tensorboard").mkdir()
+    for name in ("metrics.jsonl", "transcripts.jsonl", ".config.json.partial", "tensorboard/events.out.tfevents.1"):
+        (run / name).write_text("")
+    train(config(model, iterations=1), run)
+    assert len(runs.lines(run)) > 0 and not (run / "initial").exists()
 
 
 def test_a_folder_that_cannot_be_written(refused_run, here):
@@ -310,6 +355,31 @@ def test_a_damaged_config(text, refused, here, model):
     for command in (("train", "--resume"), ("eval",), ("play", "--prompt", "1")):
         message = refused(*command, here / "run")
         assert str(here / "run" / "config.json") in message and "Was it edited" in message
+
+
+def test_a_run_folder_cannot_ask_for_code(refused, here, model):
+    """What a folder says is imported and called only if a person says it too."""
+    train(config(model, iterations=1), here / "run")
+    record = json.loads((here / "run" / "config.json").read_text())
+
+    def edit(**changes: object) -> None:
+        (here / "run" / "config.json").write_text(json.dumps({**record, "config": {**record["config"], **changes}}))
+
+    edit(task="my_tasks:noting")
+    for command in (("train", "--resume"), ("eval",), ("play", "--prompt", "1")):
+        message = refused(*command, here / "run")
+        assert "names the task 'my_tasks:noting', code that would be imported and run" in message and "--task my_tasks:noting" in message
+    edit(learner="my_tasks:Noting")
+    message = refused("train", "--resume", here / "run")
+    assert "names the learner 'my_tasks:Noting'" in message and "--learner my_tasks:Noting" in message
+    assert "names the learner" in refused("train", "--resume", here / "run", "--learner", "ppo", "--task", "my_tasks:noting")
+    edit()
+    assert "only --iterations" in refused("train", "--resume", here / "run", "--task", "my_tasks:noting")
+    assert not (here / "called").exists()
+    edit(task="my_tasks:noting")
+    cli.app(["train", "--resume", str(here / "run"), "--task", "my_tasks:noting", "--iterations", "2"], standalone_mode=False)
+    cli.app(["eval", str(here / "run"), "--task", "my_tasks:noting", "--prompts", "2"], standalone_mode=False)
+    assert (here / "called").exists()
 
 
 def test_damaged_checkpoints(refused, here, model):

@@ -49,6 +49,11 @@ def test_estimators_by_hand_and_in_both_shapes():
         assert estimate(name, np.full((2, 3), a), np.full((2, 3), b)) == pytest.approx(np.full((2, 3), estimate(name, a, b)))
 
 
+def test_k3_of_what_cannot_have_been_sampled_is_infinite_in_both_shapes():
+    assert estimate("k3", -1000.0, -1.0) == float("inf")
+    assert estimate("k3", np.array([-1000.0, -1.0]), np.array([-1.0, -1.0])).tolist() == [float("inf"), 0.0]
+
+
 def test_full_kl_where_a_policy_has_no_mass():
     half = np.log([0.5, 0.5])
     sure = np.array([0.0, -np.inf])

@@ -332,6 +332,8 @@ def test_a_second_pass_without_a_ratio_is_refused():
     for learner in ("reinforce", "rloo"):
         with pytest.raises(ConfigError, match=rf"{learner}.epochs=2; expected 1"):
             apply(Config(), {f"{learner}.epochs": 2})
+        with pytest.raises(ConfigError, match=rf"{learner}.target_kl=0.1; expected 0"):
+            apply(Config(), {f"{learner}.target_kl": 0.1})
 
 
 def test_a_group_of_one_is_refused_before_anything_is_computed():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from coevo_env.core import Rules
 from coevo_env.errors import ConfigError
 from coevo_env.lm import LanguageModel, pick_device, warp_logits
 from coevo_env.models import embedded_path
 from coevo_env.reference import warp
 from coevo_env.sampling import Sampling
+from coevo_env.tasks import toy
 from coevo_env.testing import tiny_lm
 from coevo_env.tokenizer import TextTokenizer
 
@@ -238,6 +242,37 @@ def test_a_tokenizer_without_eos_is_refused():
     hf.eos_token = None
     with pytest.raises(ConfigError, match="no EOS token"):
         TextTokenizer(hf)
+
+
+def beginning_with_bos(eos: int = 0, bos: int = 1):
+    """A tokenizer that begins every text with BOS, as Llama's does."""
+    from tokenizers import processors
+
+    hf = tiny_lm(9).tokenizer.hf
+    hf.add_special_tokens({"bos_token": str(bos)})
+    hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(str(bos), bos)])
+    return hf
+
+
+def test_contexts_begin_with_bos_where_the_tokenizer_says_so():
+    plain, tokenizer = tiny_lm(9).tokenizer, TextTokenizer(beginning_with_bos())
+    assert plain.opening == [] and tokenizer.opening == [1]
+    assert tokenizer.encode("3 4") == [3, 4]  # a response does not
+    rules = Rules(replace(toy.task(vocab_size=9), tokenizer=None), tokenizer)
+    assert tokenizer.hf.encode("3 4") == rules.encode("3 4") == [1, 3, 4]
+    assert rules.encode("1 3 4") == [1, 3, 4]  # not twice
+    assert all(rules.start(episode).turn.context[0] == 1 for episode in range(4))
+    assert Rules(toy.task(vocab_size=9), plain).encode("3 4") == [3, 4]
+    short = Rules(replace(toy.task(vocab_size=9), tokenizer=None), tokenizer, max_context=4)
+    assert short.turn_context(0, "5", ["2 3 4 6"]) == [1, 2, 3, 5]  # counted when a partner's text is clipped
+
+
+def test_contexts_in_a_chat_template():
+    hf = tiny_lm(9).tokenizer.hf
+    with pytest.raises(ConfigError, match="no chat template"):
+        TextTokenizer(hf, chat=True)
+    hf.chat_template = "{% for message in messages %}7 {{ message['content'] }} {% endfor %}{% if add_generation_prompt %}8{% endif %}"
+    assert TextTokenizer(hf, chat=True).encode("3 4") == [7, 3, 4, 8]
 
 
 def test_special_tokens_cannot_be_smuggled_into_a_context():

@@ -188,6 +188,12 @@ def test_same_seed_same_weights_and_save_load_continue_equals_uninterrupted():
     assert torch.equal(straight, interrupted)
 
 
+def test_rewards_without_spread_stay_as_they_are():
+    _, learner = game_and_learner(normalize_reward=True)
+    assert learner._normalized(np.full(4, 0.7)).tolist() == [0.7] * 4
+    assert learner._normalized(np.array([0.7, 0.7, 0.7, 1.7])) == pytest.approx(np.array([0.7, 0.7, 0.7, 1.7]) / np.std([0.7] * 7 + [1.7]))
+
+
 def test_recompute_equals_the_rollout_in_float32():
     game, learner = game_and_learner(recompute="always")
     metrics = learner.update(rollout_of(game, learner))

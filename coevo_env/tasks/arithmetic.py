@@ -33,7 +33,7 @@ def task(
     seed: int = 0,
     model: str = "smollm2",
 ) -> Task:
-    """One-digit addition by default: 78 prompts in 45 unordered pairs, less the example's.
+    """One-digit addition by default: 80 prompts in 44 unordered pairs; the pair of the example is left out.
 
     Args:
         digits: Digits of each operand, which has no leading zero: 1 means 1 to 9, 2 means 10 to 99.

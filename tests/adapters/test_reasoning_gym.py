@@ -7,11 +7,14 @@ import pytest
 pytest.importorskip("reasoning_gym")
 
 import reasoning_gym
+from closed_forms import Unigram
+from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, render_test, seed_test, state_test
 
 import coevo_env
 from coevo_agents.adapters.reasoning_gym import dataset, register
+from coevo_env.testing import tiny_lm
 
-pytestmark = pytest.mark.adapter
+pytestmark = [pytest.mark.adapter, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 def test_rewards_are_conserved():
@@ -55,3 +58,25 @@ def test_registered_tasks_are_made_by_name():
         one[6]
     with pytest.raises(coevo_env.ConfigError, match="split='tests'"):
         reasoning_gym.create_dataset(name, split="tests")
+
+
+@pytest.mark.parametrize("ids", ["agent", "role"])
+@pytest.mark.parametrize("agents", [1, 2, 3])
+def test_a_data_set_passes_the_suites_of_pettingzoo(agents, ids, capsys):
+    """As every task does in tests/test_conformance.py, where reasoning-gym is seldom installed."""
+    tokenizer = tiny_lm(None).tokenizer
+    options = {
+        "task": coevo_env.make_task("reasoning-gym/chain_sum", size=12),
+        "model": Unigram(tokenizer.vocab_size, tokenizer=tokenizer),
+        "num_agents": agents,
+        "agent_ids": ids,
+        "kl": "reference",
+        "max_context": 600,
+        "max_new_tokens": 9,
+    }
+    api_test(coevo_env.env(**options), num_cycles=60)
+    seed_test(lambda: coevo_env.env(**options), num_cycles=60)
+    parallel_api_test(coevo_env.parallel_env(**options), num_cycles=60)
+    parallel_seed_test(lambda: coevo_env.parallel_env(**options), num_cycles=60)
+    state_test(coevo_env.env(**options), coevo_env.parallel_env(**options))
+    render_test(lambda render_mode=None: coevo_env.env(**options, render_mode=render_mode))

@@ -1,0 +1,98 @@
+"""A turn of the batched engine is played whole or not at all: whatever is wrong with it, what comes afterwards is what would have come without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coevo_env import BatchEnv
+from coevo_env.errors import CoevoError, ConfigError, NonFiniteError, RewardError
+from coevo_env.kl import KLConfig
+from coevo_env.tasks import toy
+
+B, V, T = 3, 5, 3
+GOOD = np.array([[1, 2, 3], [4, 0, 0], [2, 2, 0]])
+LENGTHS = np.array([3, 2, 3])
+LOGPROBS = np.full((B, T), -1.0)
+FLAT = np.full((B, T, V), -np.log(V))
+
+
+def make(estimator: str = "k1", **options) -> BatchEnv:
+    return BatchEnv(B, task=toy.task(vocab_size=V, max_new_tokens=T), seed=0, kl=KLConfig(mode="reported", estimator=estimator), **options)
+
+
+def play(game: BatchEnv, estimator: str = "k1") -> np.ndarray:
+    return game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=FLAT if estimator == "full" else None)
+
+
+def changed(array: np.ndarray, place: tuple[int, int], value: float) -> np.ndarray:
+    result = array.copy()
+    result[place] = value
+    return result
+
+
+WRONG = {
+    "no EOS at the end": ((changed(GOOD, (2, 2), 1), np.array([3, 2, 2]), LOGPROBS), "k1", ConfigError),
+    "EOS in the middle of the last row": ((changed(GOOD, (2, 0), 0), LENGTHS, LOGPROBS), "k1", ConfigError),
+    "no id": ((changed(GOOD, (2, 1), 9), LENGTHS, LOGPROBS), "k1", ConfigError),
+    "no log-probs": ((GOOD, LENGTHS, None), "k1", ConfigError),
+    "no distributions": ((GOOD, LENGTHS, LOGPROBS), "full", ConfigError),
+    "a log-prob above 0": ((GOOD, LENGTHS, changed(LOGPROBS, (1, 0), 5.0)), "k1", NonFiniteError),
+    "NaN": ((GOOD, LENGTHS, changed(LOGPROBS, (1, 0), np.nan)), "k1", NonFiniteError),
+    "a log-prob under which nothing is sampled": ((GOOD, LENGTHS, changed(LOGPROBS, (1, 0), -1000.0)), "k3", NonFiniteError),
+}
+
+
+@pytest.mark.parametrize("seat", [0, 1])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_refused_turn_changes_nothing(wrong, seat):
+    arguments, estimator, error = WRONG[wrong]
+    game, other = make(estimator), make(estimator)
+    for _ in range(seat):
+        play(game, estimator)
+        play(other, estimator)
+    for _ in range(2):
+        with pytest.raises(error):
+            game.submit_turn(*arguments)
+    while not game.done:
+        assert np.array_equal(play(game, estimator), play(other, estimator))
+    assert game.transcripts() == other.transcripts()
+    for ours, theirs in zip(game.rollouts(), other.rollouts(), strict=True):
+        assert ours.contexts == theirs.contexts and np.array_equal(ours.tokens, theirs.tokens)
+        assert np.array_equal(ours.rewards, theirs.rewards)
+
+
+@pytest.mark.parametrize("by", ["turns", "tokens"])
+def test_a_turn_whose_reward_failed_can_be_played_again(by):
+    calls: list[int] = []
+
+    def moody(prompts: list, responses: list[str]) -> list[float]:
+        calls.append(len(responses))
+        if len(calls) == 1:
+            raise TimeoutError("the service did not answer")
+        return [float(len(text)) for text in responses]
+
+    game = BatchEnv(B, task=replace(toy.task(vocab_size=V, max_new_tokens=T), rewards={"moody": moody}), seed=0, kl="off")
+
+    def last() -> None:
+        if by == "turns":
+            game.submit_turn(GOOD, LENGTHS)
+        else:
+            for column in GOOD.T:
+                game.step(column)
+
+    game.submit_turn(GOOD, LENGTHS)
+    with pytest.raises(RewardError, match="the service did not answer"):
+        last()
+    assert not game.done
+    turn = game.begin_turn()
+    assert turn is not None and turn.seat == 1
+    last()
+    assert game.done and len(calls) > 1
+    assert [len(rollout) for rollout in game.rollouts()] == [B, B]
+
+
+def test_every_error_of_a_turn_is_one_of_ours():
+    assert all(issubclass(error, CoevoError) for _, _, error in WRONG.values())
