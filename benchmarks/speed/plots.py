@@ -86,7 +86,8 @@ def _ratios(rows: list[dict[str, Any]], path: Path) -> None:
         axis.plot(ends, [y, y], color=color, linewidth=2, solid_capstyle="round")
         axis.plot(value, y, "o", color=color, markersize=6)
         text = f"{row['value']:.2f}× ({'≥' if row['sense'] == '>=' else '≤'} {row['bar']:g})"
-        axis.annotate(text, (max(ends), y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # the line of the bar does not go through the number
+        axis.annotate(text, (max(ends), y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, bbox=white)
     axis.axvline(1, color=GREY, linewidth=1, zorder=0)
     axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)], fontsize=9)
     axis.set(xlabel="measured over the bar (right is better)", ylim=(-0.6, len(rows) - 0.4), xscale="log")

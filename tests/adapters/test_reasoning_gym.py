@@ -14,7 +14,7 @@ import coevo_env
 from coevo_agents.adapters.reasoning_gym import dataset, register
 from coevo_env.testing import tiny_lm
 
-pytestmark = [pytest.mark.adapter, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = pytest.mark.adapter
 
 
 def test_rewards_are_conserved():
@@ -60,6 +60,7 @@ def test_registered_tasks_are_made_by_name():
         reasoning_gym.create_dataset(name, split="tests")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("ids", ["agent", "role"])
 @pytest.mark.parametrize("agents", [1, 2, 3])
 def test_a_data_set_passes_the_suites_of_pettingzoo(agents, ids, capsys):
