@@ -120,7 +120,7 @@ def train(
 
     if resume is not None:
         own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
-        config = read_config(resume, trusted=own.values())
+        config = read_config(resume, trusted=own)
         changed = [name for name, value in own.items() if getattr(config, name) != value]
         if changed or set(overrides) - {"iterations", "trust_remote_code"} or out is not None or preset != "default":
             raise ConfigError(
@@ -267,7 +267,7 @@ def _agents(spec: str, task: str | None) -> tuple[Any, dict[str, str]]:
     from .runfolder import initial_model, read_config
 
     def known(run: Path) -> Any:
-        config = read_config(run, trusted=[task or ""], uses=[] if task else ["task"])
+        config = read_config(run, trusted={"task": task or ""}, uses=[] if task else ["task"])
         return replace(chosen(config), model=initial_model(run, config))
 
     def chosen(config: Config) -> Config:

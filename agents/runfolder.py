@@ -10,7 +10,7 @@ import platform
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -29,13 +29,13 @@ from .policy import quiet
 __all__ = ["claim", "deferred_interrupt", "extend", "initial_model", "provenance", "read_config", "save_initial", "write_config"]
 
 
-def read_config(directory: str | Path, trusted: Collection[str] = (), uses: Collection[str] = ("task", "learner")) -> Config:
+def read_config(directory: str | Path, trusted: Mapping[str, str] | None = None, uses: Collection[str] = ("task", "learner")) -> Config:
     """The config of a run folder. A folder can come from anywhere, and only a person can say what code is to run: `trust_remote_code` is not taken over,
     and a task or learner of one's own ("module:name", which is imported and called) has to be named once more.
 
     Args:
         directory: The folder.
-        trusted: Tasks and learners of this kind that may be used.
+        trusted: The task or learner of this kind that may be used, by the name of the setting.
         uses: Settings that the caller is going to use.
 
     Raises:
@@ -54,10 +54,10 @@ def read_config(directory: str | Path, trusted: Collection[str] = (), uses: Coll
             "short? Copy the config.json of a run with the same settings over it."
         ) from error
     for name in uses:
-        if ":" in (spec := getattr(config, name)) and spec not in trusted:
+        if ":" in (spec := getattr(config, name)) and spec != (trusted or {}).get(name):
             raise ConfigError(
                 f"{path} names the {name} {spec!r}, code that would be imported and run; a run folder alone cannot ask for that. If you know it, repeat it: "
-                f"--{name} {spec} (in Python: read_config({str(directory)!r}, trusted=[{spec!r}]))."
+                f"--{name} {spec} (in Python: read_config({str(directory)!r}, trusted={{{name!r}: {spec!r}}}))."
             )
     return replace(config, trust_remote_code=False)
 
@@ -108,8 +108,13 @@ def claim(directory: Path, resume: bool) -> None:
             f"{directory} is not empty, and what it holds is no run: {', '.join(others[:4])}{', ...' if others[4:] else ''}. A run writes files of its own; "
             "choose a new or empty folder with --out."
         )
-    if not resume:
-        shutil.rmtree(directory / "initial", ignore_errors=True)
+    if not resume and "initial" in held:
+        try:
+            shutil.rmtree(directory / "initial")
+        except OSError as error:
+            raise ConfigError(
+                f"{directory / 'initial'}, left by an earlier start, could not be removed: {error}. Remove it by hand."
+            ) from error
     if resume and not taken:
         raise ConfigError(f"{directory} holds no run to resume (no config.json). Start one with: coevo train --out {directory}")
 
@@ -117,11 +122,14 @@ def claim(directory: Path, resume: bool) -> None:
 BEGUN = ("initial", "metrics.jsonl", "transcripts.jsonl", "tensorboard")
 """What a run makes before its config.json."""
 
+WARM_START = ".made-by-coevo-train"
+"""A file that tells a warm-started model of ours from any other."""
+
 
 def _is_leftover(path: Path) -> bool:
     """Whether a file of a name in `BEGUN` can be what a run made before it began: nothing but a saved model, events or empty files."""
     if path.name == "initial":
-        return (path / "config.json").is_file() and (path / "tokenizer_config.json").is_file()
+        return not path.is_symlink() and (path / WARM_START).is_file()
     if path.name == "tensorboard":
         return path.is_dir() and all(entry.name.startswith("events.") for entry in path.iterdir())
     return path.is_file() and path.stat().st_size == 0
@@ -158,6 +166,7 @@ def save_initial(base: LanguageModel, directory: Path) -> None:
         with replacing(directory / "initial") as partial, quiet():
             base.module.save_pretrained(partial, safe_serialization=True)
             base.tokenizer.hf.save_pretrained(partial)
+            (partial / WARM_START).touch()
     except OSError as error:
         raise CheckpointError(f"the warm-started model could not be saved: {error}. {hint(error)}, then start the run again.") from error
 

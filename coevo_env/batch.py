@@ -215,12 +215,7 @@ class BatchEnv:
                     kl = self._full(turn, tokens, lengths, distributions, mask)
                 elif logprobs is not None:
                     kl = np.where(mask, klmod.estimate(config.estimator, logprobs, ref_logprobs), 0.0)
-            if not np.isfinite(kl).all():
-                row = int(np.argmin(np.isfinite(kl).all(1)))
-                raise NonFiniteError(
-                    f"the KL of row {row} (episode {self.episode + row}) is not finite, by the estimator {config.estimator!r}; expected log-probs under which "
-                    "the tokens were sampled. Nothing of this turn was played."
-                )
+            self._check_finite(ref_logprobs, kl)
             return self._finish(turn, tokens, lengths, mask, logprobs, ref_logprobs, kl, values)
         except BaseException:
             for episode in self.episodes:
@@ -370,6 +365,19 @@ class BatchEnv:
             )
         return array
 
+    def _check_finite(self, ref_logprobs: np.ndarray, kl: np.ndarray) -> None:
+        """Of what is about to be paid, (B, T) each."""
+        for array, what in (
+            (ref_logprobs, "the reference policy gave a log-prob that is no number"),
+            (
+                kl,
+                f"the KL is not finite by the estimator {self.rules.kl.estimator!r}; expected log-probs under which the tokens were sampled",
+            ),
+        ):
+            if not np.isfinite(array).all():
+                row = int(np.argmin(np.isfinite(array).all(1)))
+                raise NonFiniteError(f"row {row} (episode {self.episode + row}): {what}. Nothing of it was played.")
+
     def _full(self, turn: TurnBatch, tokens, lengths, distributions, mask) -> np.ndarray:
         if distributions is None:
             raise ConfigError("KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, T, V); got None.")
@@ -379,6 +387,8 @@ class BatchEnv:
         for start in range(0, self.batch_size, rows):
             part = slice(start, start + rows)
             ours = np.asarray(distributions(part) if callable(distributions) else distributions[part])
+            if ours.shape != (expected := (*tokens[part].shape, self.rules.vocab_size)):
+                raise ConfigError(f"submit_turn got distributions of shape {ours.shape} for rows {start} on; expected {expected}.")
             reference = self.reference.distributions(turn.contexts[part], tokens[part], lengths[part], turn.sampling)
             kl[part] = np.where(mask[part], klmod.full_kl(ours, reference), 0.0)
         return kl
@@ -427,22 +437,28 @@ class _StepState:
             raise ConfigError(f"step got tokens of shape {tokens.shape} and type {tokens.dtype}; expected integers ({game.batch_size},).")
         rows = np.nonzero(self.active)[0]
         report = game._report("logprobs", None if logprobs is None else np.asarray(logprobs)[:, None], self.active[:, None])
+        full = config.estimator == "full" and config.mode != "off"
+        if full and np.shape(distributions) != (expected := (game.batch_size, game.rules.vocab_size)):
+            got = "None" if distributions is None else f"shape {np.shape(distributions)}"
+            raise ConfigError(f"KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, V) = {expected}; got {got}.")
+        if not ((tokens[rows] >= 0) & (tokens[rows] < game.rules.vocab_size)).all():
+            raise ConfigError(f"step got tokens outside [0, {game.rules.vocab_size}).")
+        ref_logprobs, kl = np.zeros((game.batch_size, 1)), np.zeros((game.batch_size, 1))
+        for row in rows.tolist() if self.cursors else ():
+            reference = self.cursors[row].logprobs()
+            ref_logprobs[row] = np.maximum(reference[tokens[row]], klmod.MIN_LOGPROB)
+            if full:
+                kl[row] = klmod.full_kl(np.asarray(distributions)[row], reference)
+            elif report is not None:
+                kl[row] = klmod.estimate(config.estimator, float(report[row, 0]), float(ref_logprobs[row, 0]))
+        game._check_finite(ref_logprobs, kl)
+        self.ref_logprobs[:, t], self.kl[:, t] = ref_logprobs[:, 0], kl[:, 0]  # nothing can fail any more until the turn is over
         if report is not None:
             self.logprobs = np.zeros(self.tokens.shape) if self.logprobs is None else self.logprobs
             self.logprobs[:, t] = report[:, 0]
-        if config.estimator == "full" and config.mode != "off" and distributions is None:
-            raise ConfigError("KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, V); got None.")
-        if not ((tokens[rows] >= 0) & (tokens[rows] < game.rules.vocab_size)).all():
-            raise ConfigError(f"step got tokens outside [0, {game.rules.vocab_size}).")
         for row in rows.tolist():
             token = int(tokens[row])
             if self.cursors is not None:
-                reference = self.cursors[row].logprobs()
-                self.ref_logprobs[row, t] = max(float(reference[token]), klmod.MIN_LOGPROB)
-                if config.estimator == "full":
-                    self.kl[row, t] = klmod.full_kl(np.asarray(distributions)[row], reference)
-                elif report is not None:
-                    self.kl[row, t] = klmod.estimate(config.estimator, float(report[row, 0]), float(self.ref_logprobs[row, t]))
                 self.cursors[row].push(token)
             self.tokens[row, t] = token
             self.lengths[row] = t + 1

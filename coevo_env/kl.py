@@ -82,7 +82,7 @@ def full_kl(logprobs: np.ndarray, ref_logprobs: np.ndarray) -> np.ndarray:
     logprobs, ref_logprobs = np.asarray(logprobs, np.float64), np.maximum(np.asarray(ref_logprobs, np.float64), MIN_LOGPROB)
     probability = np.exp(logprobs)
     with np.errstate(invalid="ignore"):
-        return np.where(probability > 0, probability * (logprobs - ref_logprobs), 0.0).sum(-1)
+        return np.where(probability == 0, 0.0, probability * (logprobs - ref_logprobs)).sum(-1)
 
 
 def shaping(mode: str, beta, kl, ref_logprob):

@@ -30,6 +30,12 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
         raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
     target = pick_device(device)
     path = resolve(spec)
+    if os.path.isfile(
+        os.path.join(path, "adapter_config.json")
+    ):  # transformers would hand it to peft, which can be told there what to import
+        raise ConfigError(
+            f"{os.fspath(spec)!r} holds an adapter beside the model; expected a plain model. Merge it (peft's merge_and_unload) and save again."
+        )
     key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     bar = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()

@@ -319,11 +319,14 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"classifier_reward: device={device!r}, but this PyTorch finds no CUDA; use device='cpu'.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForSequenceClassification.from_pretrained(model).float().eval().to(device)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        network = AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False).float().eval().to(device)
+    except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"classifier_reward: the model {model!r} could not be loaded: {str(error).splitlines()[0]} Expected the hub name of a "
+            f"classifier_reward: the model {model!r} could not be loaded: {first} Expected the hub name of a "
             "text-classification model (which needs network) or a directory that holds one, with its tokenizer."
         ) from error
     if tokenizer.model_max_length > 10**9:  # the tokenizer does not know the limit, the model does

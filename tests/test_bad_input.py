@@ -259,6 +259,13 @@ def test_pickled_weights_are_refused(refused_run, model, here, monkeypatch):
     assert "no causal language model could be loaded" in refused_run(model=copy)
 
 
+def test_an_adapter_beside_a_model_is_refused(refused_run, model, here):
+    """peft imports what such a file names."""
+    copy = Path(shutil.copytree(model, here / "copy"))
+    (copy / "adapter_config.json").write_text('{"peft_type": "LORA", "megatron_core": "my_tasks"}')
+    assert "holds an adapter beside the model; expected a plain model. Merge it" in refused_run(model=copy)
+
+
 def test_a_tokenizer_without_eos(refused_run, model, here):
     copy = Path(shutil.copytree(model, here / "copy"))
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -295,7 +302,7 @@ def test_a_second_run_into_the_same_folder(refused_run, model, here):
     assert {path: path.read_bytes() for path in (here / "run").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["initial/notes.txt", "metrics.jsonl", "tensorboard/notes.txt", "data.txt"])
+@pytest.mark.parametrize("name", ["initial/notes.txt", "initial/config.json", "metrics.jsonl", "tensorboard/notes.txt", "data.txt"])
 def test_a_folder_with_something_else_in_it(name, refused_run, model, here):
     file = here / "run" / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +314,10 @@ def test_a_folder_with_something_else_in_it(name, refused_run, model, here):
 
 def test_what_a_run_left_that_never_began_is_in_nobodys_way(model, here):
     run = here / "run"
-    shutil.copytree(model, run / "initial")
+    Run(config(model, warm_start__steps=1), run).log.close()
+    assert (run / "initial" / "config.json").exists()
+    (run / "config.json").unlink()  # as if it had been killed a moment before
+    shutil.rmtree(run / "tensorboard")
     (run / "tensorboard").mkdir()
     for name in ("metrics.jsonl", "transcripts.jsonl", ".config.json.partial", "tensorboard/events.out.tfevents.1"):
         (run / name).write_text("")

@@ -10,6 +10,7 @@ import pytest
 from coevo_env import BatchEnv
 from coevo_env.errors import CoevoError, ConfigError, NonFiniteError, RewardError
 from coevo_env.kl import KLConfig
+from coevo_env.reference import TableModel
 from coevo_env.tasks import toy
 
 B, V, T = 3, 5, 3
@@ -62,6 +63,54 @@ def test_a_refused_turn_changes_nothing(wrong, seat):
     for ours, theirs in zip(game.rollouts(), other.rollouts(), strict=True):
         assert ours.contexts == theirs.contexts and np.array_equal(ours.tokens, theirs.tokens)
         assert np.array_equal(ours.rewards, theirs.rewards)
+
+
+STEPS = {
+    "no id": ([1, 2, 9], [-1.0] * B, None, "k1", ConfigError),
+    "a log-prob above 0": ([1, 2, 3], [-1.0, -1.0, 5.0], None, "k1", NonFiniteError),
+    "a log-prob under which nothing is sampled": ([1, 2, 3], [-1.0, -1.0, -1000.0], None, "k3", NonFiniteError),
+    "no distributions": ([1, 2, 3], [-1.0] * B, None, "full", ConfigError),
+    "distributions of too few rows": ([1, 2, 3], [-1.0] * B, FLAT[:2, 0], "full", ConfigError),
+    "distributions of NaN": ([1, 2, 3], [-1.0] * B, FLAT[:, 0] * np.nan, "full", NonFiniteError),
+}
+
+
+@pytest.mark.parametrize("wrong", STEPS)
+def test_a_refused_step_changes_nothing(wrong):
+    tokens, logprobs, distributions, estimator, error = STEPS[wrong]
+    game, other = make(estimator), make(estimator)
+
+    def step(game: BatchEnv, column: int) -> np.ndarray:
+        return game.step(GOOD[:, column], LOGPROBS[:, column], distributions=FLAT[:, column] if estimator == "full" else None)
+
+    for _ in range(2):
+        for column in range(T):
+            for _ in range(2):
+                with pytest.raises(error):
+                    game.step(np.array(tokens), np.array(logprobs), distributions=distributions)
+            if not game.active.all():  # what is wrong with a row that has ended does not count
+                tokens, logprobs = [tokens[2]] * B, [logprobs[2]] * B
+            assert np.array_equal(step(game, column), step(other, column))
+    assert game.done and game.transcripts() == other.transcripts()
+
+
+def test_distributions_of_another_shape_are_refused():
+    game = make("full")
+    for wrong in (FLAT[:2], FLAT[..., :4], lambda part: FLAT[:1]):
+        with pytest.raises(ConfigError, match=r"distributions of shape .* expected \(3, 3, 5\)"):
+            game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
+
+
+@pytest.mark.parametrize("mode", ["reported", "reference"])
+def test_a_reference_without_numbers_is_named(mode):
+    class Broken(TableModel):
+        def score(self, *arguments):
+            return super().score(*arguments) * np.array([[1.0], [np.nan], [1.0]])
+
+    task = toy.task(vocab_size=V, max_new_tokens=T)
+    game = BatchEnv(B, task=task, model=Broken(np.zeros((V, V))), seed=0, kl=KLConfig(mode=mode))
+    with pytest.raises(NonFiniteError, match=r"row 1 \(episode 1\): the reference policy gave a log-prob that is no number"):
+        game.submit_turn(GOOD, LENGTHS, LOGPROBS if mode == "reported" else None)
 
 
 @pytest.mark.parametrize("by", ["turns", "tokens"])

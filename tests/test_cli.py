@@ -231,7 +231,7 @@ def test_the_installed_command_trains_a_task_from_the_current_folder(model, tmp_
     done = runs.coevo("train", *words, "--out", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Run folder: mine" in done.stdout and done.stderr == ""
-    assert read_config(tmp_path / "mine", trusted=["my_task:make"]).task_options == {"size": 5}
+    assert read_config(tmp_path / "mine", trusted={"task": "my_task:make"}).task_options == {"size": 5}
 
 
 @pytest.mark.slow
