@@ -444,8 +444,9 @@ class _StepState:
         if not ((tokens[rows] >= 0) & (tokens[rows] < game.rules.vocab_size)).all():
             raise ConfigError(f"step got tokens outside [0, {game.rules.vocab_size}).")
         ref_logprobs, kl = np.zeros((game.batch_size, 1)), np.zeros((game.batch_size, 1))
-        for row in rows.tolist() if self.cursors else ():
-            reference = self.cursors[row].logprobs()
+        cursors = self.cursors or {}
+        for row in rows.tolist() if cursors else ():
+            reference = cursors[row].logprobs()
             ref_logprobs[row] = np.maximum(reference[tokens[row]], klmod.MIN_LOGPROB)
             if full:
                 kl[row] = klmod.full_kl(np.asarray(distributions)[row], reference)
