@@ -69,6 +69,7 @@ def provenance() -> dict[str, Any]:
     for name in ("coevo-env", "torch", "transformers", "numpy", "pettingzoo", "gymnasium", "peft", "safetensors"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
+    versions["torch"] = torch.__version__  # with its build, as in 2.13.0+cpu
     commit = None
     with suppress(OSError, subprocess.SubprocessError):
         commit = _commit(Path(__file__).resolve().parent)
