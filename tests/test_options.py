@@ -13,6 +13,7 @@ from coevo_agents.checkpoint import CheckpointError
 from coevo_agents.elastic_reset import ElasticConfig, ElasticReset
 from coevo_agents.learner import LEARNERS
 from coevo_agents.loop import Run
+from coevo_agents.runfolder import save_initial
 from coevo_agents.schemes import drift
 from coevo_agents.warm_start import WarmStartConfig, examples, warm_start
 from coevo_env.build import build
@@ -210,12 +211,16 @@ def test_a_run_with_a_warm_start_resumes_bit_for_bit(model, tmp_path):
 def test_a_warm_start_that_was_never_a_run_is_not_taken_over(model, tmp_path):
     folder = tmp_path / "run"
     tiny = tiny_lm(5, seed=9)
-    (folder / "initial").mkdir(parents=True)
-    tiny.module.save_pretrained(folder / "initial")
-    tiny.tokenizer.hf.save_pretrained(folder / "initial")
+    folder.mkdir()
+    save_initial(tiny, folder)
     run = Run(config(model), folder)
     run.log.close()
     assert not (folder / "initial").exists()
+    tiny.module.save_pretrained(tmp_path / "other" / "initial")  # a model of somebody else's
+    tiny.tokenizer.hf.save_pretrained(tmp_path / "other" / "initial")
+    with pytest.raises(ConfigError, match="is not empty, and what it holds is no run: initial"):
+        Run(config(model), tmp_path / "other")
+    assert (tmp_path / "other" / "initial" / "model.safetensors").exists()
 
 
 def test_warm_start_examples_from_a_file(tmp_path):
