@@ -267,7 +267,7 @@ def _agents(spec: str, task: str | None) -> tuple[Any, dict[str, str]]:
     from .runfolder import initial_model, read_config
 
     def known(run: Path) -> Any:
-        config = read_config(run, trusted={"task": task or ""}, uses=[] if task else ["task"])
+        config = read_config(run, uses=() if task else ("task",))
         return replace(chosen(config), model=initial_model(run, config))
 
     def chosen(config: Config) -> Config:

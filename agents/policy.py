@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coevo_env.errors import ConfigError
+from coevo_env.errors import ConfigError, first_line
 from coevo_env.lm import Generation, LanguageModel
 from coevo_env.sampling import Sampling
 from coevo_env.tape import Tape
@@ -168,7 +168,7 @@ def make_policies(
             for name in agents[1:]:
                 module.add_adapter(name, settings())
         except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"adapters with {lora} could not be made: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"adapters with {lora} could not be made: {first_line(error)}") from error
     whole = LanguageModel(module, base.tokenizer, agents[0])
     return [ActorCritic(whole.with_adapter(name)) for name in agents], whole.with_adapter(None)
 

@@ -72,18 +72,20 @@ def provenance() -> dict[str, Any]:
     versions["torch"] = torch.__version__  # with its build, as in 2.13.0+cpu
     commit = None
     with suppress(OSError, subprocess.SubprocessError):
-        commit = _commit(Path(__file__).resolve().parent)
+        commit = _commit()
     return {"versions": versions, "platform": platform.platform(), "threads": torch.get_num_threads(), "git_commit": commit}
 
 
-def _commit(folder: Path) -> str | None:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+def _commit() -> str:
+    file = Path(__file__).resolve()
 
-    git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed package may stand in somebody else's repository
-    return git("rev-parse", "HEAD") + (
-        "+changes" if git("status", "--porcelain", "--untracked-files=no", "--", ".", "../coevo_env") else ""
-    )
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(file.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+    git("ls-files", "--error-unmatch", file.name)  # an installed package may stand in somebody else's repository
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../coevo_env")
+    return git("rev-parse", "HEAD") + ("+changes" if changes else "")
 
 
 def claim(directory: Path, resume: bool) -> None:
@@ -100,24 +102,26 @@ def claim(directory: Path, resume: bool) -> None:
         others = [name for name in held if name[0] != "." and not (name in BEGUN and _is_leftover(directory / name))]
     except OSError as error:
         raise ConfigError(f"the run folder {directory} could not be read: {error}. Choose another one with --out.") from error
-    if traces and not resume:
+    if resume:
+        if not taken:
+            raise ConfigError(f"{directory} holds no run to resume (no config.json). Start one with: coevo train --out {directory}")
+        return
+    if traces:
         raise ConfigError(
             f"{directory} already holds a run. Choose another folder with --out, or continue it with: coevo train --resume {directory}"
         )
-    if others and not resume:
+    if others:
         raise ConfigError(
             f"{directory} is not empty, and what it holds is no run: {', '.join(others[:4])}{', ...' if others[4:] else ''}. A run writes files of its own; "
             "choose a new or empty folder with --out."
         )
-    if not resume and "initial" in held:
+    if "initial" in held:
         try:
             shutil.rmtree(directory / "initial")
         except OSError as error:
             raise ConfigError(
                 f"{directory / 'initial'}, left by an earlier start, could not be removed: {error}. Remove it by hand."
             ) from error
-    if resume and not taken:
-        raise ConfigError(f"{directory} holds no run to resume (no config.json). Start one with: coevo train --out {directory}")
 
 
 BEGUN = ("initial", "metrics.jsonl", "transcripts.jsonl", "tensorboard")

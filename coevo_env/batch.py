@@ -18,7 +18,8 @@ Two ways to play a turn: `begin_turn` / `submit_turn` (whole turns), or `step` (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,7 +205,7 @@ class BatchEnv:
         config = self.rules.kl
         rows = tokens.tolist()
         turns = [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
-        try:
+        with self._whole_or_not_at_all(turn):
             for episode, row in zip(self.episodes, turns, strict=True):
                 episode.take(row)
             tokens = np.where(mask, tokens, 0)
@@ -217,10 +218,6 @@ class BatchEnv:
                     kl = np.where(mask, klmod.estimate(config.estimator, logprobs, ref_logprobs), 0.0)
             self._check_finite(ref_logprobs, kl)
             return self._finish(turn, tokens, lengths, mask, logprobs, ref_logprobs, kl, values)
-        except BaseException:
-            for episode in self.episodes:
-                episode.rewind(turn.seat)
-            raise
 
     # ---------------------------------------------------------------- playing token by token
     @property
@@ -334,6 +331,17 @@ class BatchEnv:
         self.reset(state["episode"])
 
     # ---------------------------------------------------------------- internals
+    @contextmanager
+    def _whole_or_not_at_all(self, turn: TurnBatch) -> Iterator[None]:
+        """If something fails inside, the turn can be played again from its start."""
+        try:
+            yield
+        except BaseException:
+            for episode in self.episodes:
+                episode.rewind(turn.seat)
+            self._step = None
+            raise
+
     def _state(self, row: int, seat: int) -> list[int]:
         """What the seats before `seat` read and wrote."""
         return [token for turn in self.episodes[row].turns[:seat] for part in (turn.context, turn.tokens) for token in part]
@@ -367,13 +375,8 @@ class BatchEnv:
 
     def _check_finite(self, ref_logprobs: np.ndarray, kl: np.ndarray) -> None:
         """Of what is about to be paid, (B, T) each."""
-        for array, what in (
-            (ref_logprobs, "the reference policy gave a log-prob that is no number"),
-            (
-                kl,
-                f"the KL is not finite by the estimator {self.rules.kl.estimator!r}; expected log-probs under which the tokens were sampled",
-            ),
-        ):
+        by_kl = f"the KL is not finite by the estimator {self.rules.kl.estimator!r}; expected log-probs under which the tokens were sampled"
+        for array, what in ((ref_logprobs, "the reference policy gave a log-prob that is no number"), (kl, by_kl)):
             if not np.isfinite(array).all():
                 row = int(np.argmin(np.isfinite(array).all(1)))
                 raise NonFiniteError(f"row {row} (episode {self.episode + row}): {what}. Nothing of it was played.")
@@ -426,7 +429,7 @@ class _StepState:
         self.logprobs: np.ndarray | None = None
         self.ref_logprobs, self.kl = np.zeros((size, budget)), np.zeros((size, budget))
         mode = game.rules.kl.mode
-        self.cursors = None
+        self.cursors: list[Any] = []  # none with KL off
         if mode != "off":
             assert game.reference is not None
             self.cursors = [game.reference.cursor(context, turn.sampling) for context in turn.contexts]
@@ -444,9 +447,8 @@ class _StepState:
         if not ((tokens[rows] >= 0) & (tokens[rows] < game.rules.vocab_size)).all():
             raise ConfigError(f"step got tokens outside [0, {game.rules.vocab_size}).")
         ref_logprobs, kl = np.zeros((game.batch_size, 1)), np.zeros((game.batch_size, 1))
-        cursors = self.cursors or {}
-        for row in rows.tolist() if cursors else ():
-            reference = cursors[row].logprobs()
+        for row in rows.tolist() if self.cursors else ():
+            reference = self.cursors[row].logprobs()
             ref_logprobs[row] = np.maximum(reference[tokens[row]], klmod.MIN_LOGPROB)
             if full:
                 kl[row] = klmod.full_kl(np.asarray(distributions)[row], reference)
@@ -459,7 +461,7 @@ class _StepState:
             self.logprobs[:, t] = report[:, 0]
         for row in rows.tolist():
             token = int(tokens[row])
-            if self.cursors is not None:
+            if self.cursors:
                 self.cursors[row].push(token)
             self.tokens[row, t] = token
             self.lengths[row] = t + 1
@@ -468,13 +470,8 @@ class _StepState:
         if not self.active.any():
             mask = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
             record = (self.tokens, self.lengths, mask, self.logprobs, self.ref_logprobs, self.kl, None)
-            try:
+            with game._whole_or_not_at_all(self.turn):
                 rewards = game._finish(self.turn, *record)[:, t]
-            except BaseException:  # a reward failed: the turn can be played again
-                for episode in game.episodes:
-                    episode.rewind(self.turn.seat)
-                game._step = None
-                raise
             if game.scores is not None:  # rows that ended earlier are paid now
                 rewards = np.where(self.lengths == t + 1, rewards, game.scores.team[:, -1])
             return rewards

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckFailed", "CoevoError", "ConfigError", "MissingExtraError", "NonFiniteError", "RewardError", "unknown_name"]
+__all__ = ["CheckFailed", "CoevoError", "ConfigError", "MissingExtraError", "NonFiniteError", "RewardError", "first_line", "unknown_name"]
 
 
 class CoevoError(ValueError):
@@ -46,6 +46,15 @@ class MissingExtraError(CoevoError, ImportError):
     def __init__(self, what: str, package: str, extra: str | None = None):
         command = f"pip install 'coevo-env[{extra}]'" if extra else f"pip install {package}"
         super().__init__(f"{what} needs the package {package!r}, which is not installed. Install it with: {command}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without its advice below; its class where it says nothing.
+
+    >>> first_line(ValueError("no such file\\nTry again later.")), first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unknown_name(what: str, got: object, options: Iterable[str]) -> ConfigError:

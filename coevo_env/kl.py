@@ -66,7 +66,7 @@ def estimate(estimator: str, logprob, ref_logprob):
         return 0.5 * difference * difference
     if estimator == "k3":
         if isinstance(difference, float):
-            return (math.exp(-difference) if difference > -709 else math.inf) - 1.0 + difference
+            return (math.exp(-difference) if difference > -709 else math.inf) - 1.0 + difference  # beyond that math.exp raises
         with np.errstate(over="ignore"):
             return np.exp(-difference) - 1.0 + difference
     raise unknown_name("sampled KL estimator", estimator, ESTIMATORS[:3])

@@ -63,13 +63,11 @@ def load_language_model(
 
     if (spec or task.model) != "table":
         return LanguageModel.from_pretrained(spec or task.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    from .pretrained import DTYPES, pick_device
+    from .pretrained import pick_device, pick_dtype
     from .tiny import tiny_lm
 
     if task.tokenizer is None:
         raise ConfigError(f"model 'table' needs a task that brings its own tokenizer, such as 'toy'; {task.name!r} has none. Give a model.")
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
     lm = tiny_lm(task.tokenizer.vocab_size, eos_id=task.tokenizer.eos_id, positions=max(256, task.max_context + task.max_new_tokens))
-    lm.module.to(pick_device(device), DTYPES[dtype])
+    lm.module.to(pick_device(device), pick_dtype(dtype))
     return lm

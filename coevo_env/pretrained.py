@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from .errors import ConfigError
+from .errors import ConfigError, first_line
 from .models import resolve
 from .tokenizer import TextTokenizer
 
-__all__ = ["DTYPES", "cache_name", "load", "pick_device"]
+__all__ = ["DTYPES", "cache_name", "load", "pick_device", "pick_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,13 +26,9 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     import transformers
     from transformers import AutoModelForCausalLM
 
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
-    target = pick_device(device)
+    precision, target = pick_dtype(dtype), pick_device(device)
     path = resolve(spec)
-    if os.path.isfile(
-        os.path.join(path, "adapter_config.json")
-    ):  # transformers would hand it to peft, which can be told there what to import
+    if os.path.isfile(os.path.join(path, "adapter_config.json")):  # transformers hands it to peft, which imports modules that it names
         raise ConfigError(
             f"{os.fspath(spec)!r} holds an adapter beside the model; expected a plain model. Merge it (peft's merge_and_unload) and save again."
         )
@@ -41,13 +37,12 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     transformers.utils.logging.disable_progress_bar()
     try:
         module: Any = AutoModelForCausalLM.from_pretrained(
-            path, use_safetensors=True, trust_remote_code=trust_remote_code, **{key: DTYPES[dtype]}
+            path, use_safetensors=True, trust_remote_code=trust_remote_code, **{key: precision}
         )
     except Exception as error:  # transformers, safetensors and the hub each have their own families
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"no causal language model could be loaded from {os.fspath(spec)!r}: {first}") from error
+        raise ConfigError(f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}") from error
     finally:
         if bar:
             transformers.utils.logging.enable_progress_bar()
@@ -61,6 +56,13 @@ def cache_name(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
+def pick_dtype(dtype: str) -> torch.dtype:
+    """A precision of weights by its name."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
 def pick_device(device: str) -> torch.device:
     """A torch device, with a clear error where it is not there. "auto" takes CUDA if there is one."""
     if device == "auto":
@@ -68,7 +70,7 @@ def pick_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ConfigError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'auto' ({str(error).splitlines()[0]}).") from None
+        raise ConfigError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'auto' ({first_line(error)}).") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: this PyTorch ({torch.__version__}) sees no CUDA device. Use device='cpu' or 'auto'.")
     return chosen

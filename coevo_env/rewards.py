@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import ConfigError, MissingExtraError, RewardError, unknown_name
+from .errors import ConfigError, MissingExtraError, RewardError, first_line, unknown_name
 from .task import RewardFunction
 
 __all__ = [
@@ -324,9 +324,8 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
     except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"classifier_reward: the model {model!r} could not be loaded: {first} Expected the hub name of a "
+            f"classifier_reward: the model {model!r} could not be loaded: {first_line(error)} Expected the hub name of a "
             "text-classification model (which needs network) or a directory that holds one, with its tokenizer."
         ) from error
     if tokenizer.model_max_length > 10**9:  # the tokenizer does not know the limit, the model does

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, first_line
 
 __all__ = ["TextTokenizer"]
 
@@ -73,7 +73,7 @@ class TextTokenizer:
             raise
         except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
             hint = " Expected what a tokenizer's save_pretrained() writes; was a file edited or cut short?" if os.path.isdir(path) else ""
-            raise ConfigError(f"no tokenizer could be loaded from {path!r}: {type(error).__name__}: {_first_line(error)}{hint}") from error
+            raise ConfigError(f"no tokenizer could be loaded from {path!r}: {type(error).__name__}: {first_line(error)}{hint}") from error
         return cls(hf, vocab_size)
 
     def encode(self, text: str) -> list[int]:
@@ -98,7 +98,3 @@ class TextTokenizer:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself, special tokens included; for display."""
         return [self.hf.decode([i], clean_up_tokenization_spaces=False) if i < self.known else "" for i in ids]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

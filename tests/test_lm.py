@@ -244,7 +244,7 @@ def test_a_tokenizer_without_eos_is_refused():
         TextTokenizer(hf)
 
 
-def beginning_with_bos(eos: int = 0, bos: int = 1):
+def beginning_with_bos(bos: int = 1):
     """A tokenizer that begins every text with BOS, as Llama's does."""
     from tokenizers import processors
 
