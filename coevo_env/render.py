@@ -216,7 +216,8 @@ def _turn(turn: Mapping[str, Any], scales: Mapping[str, float], color: int) -> d
         facts.append(("KL", f"{number(math.fsum(kl), sign=False)} nats"))
     if ids:
         facts.append((str(len(ids)), ("token" if len(ids) == 1 else "tokens") + (", cut at the budget" if turn.get("cut") else "")))
-    spaced = len(pieces) > 1 and not any(re.match(r"\s", piece) for piece in pieces[1:]) and " " in text.strip()
+    words = " " in text.strip() or pieces[:1] == [text]  # behind a piece that is all of the text stands, if anything, EOS
+    spaced = len(pieces) > 1 and words and not any(re.match(r"\s", piece) for piece in pieces[1:])
     return {
         "agent": _plain(str(turn.get("agent", "?"))),
         "role": _plain(str(turn.get("role", "?"))),

@@ -137,6 +137,8 @@ def test_tokens_without_spaces_are_set_apart_and_others_are_not():
     words = turn(pieces=["so", "good", "<eos>"])
     assert 'class="tokens spaced"' in html([episode(words)])
     assert 'class="tokens spaced"' not in html([episode()])
+    assert 'class="tokens spaced"' in html([episode({"agent": "llm1", "text": "2", "tokens": [2, 0], "pieces": ["2", "0"]})])
+    assert 'class="tokens spaced"' not in html([episode({"agent": "llm1", "text": "20", "tokens": [2, 0], "pieces": ["2", "0"]})])
 
 
 def test_keyboard_reaches_the_first_token_of_each_turn_and_every_metric():
