@@ -28,7 +28,7 @@ import numpy as np
 from . import kl as klmod
 from .build import agent_names, build
 from .core import Rules, Scores
-from .errors import ConfigError, NonFiniteError
+from .errors import ConfigError, NonFiniteError, whole
 from .reference import ReferencePolicy
 from .rng import uniforms
 from .rollout import Rollout
@@ -111,13 +111,16 @@ class BatchEnv:
         agent_ids: str = "agent",
         **options: Any,
     ):
-        if int(batch_size) != batch_size or batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size!r}; expected a whole number >= 1.")
+        self.batch_size = whole("batch_size", batch_size, 1)
         if rules is None:
             rules, reference = build(task, model, **options)
         elif options:
             raise ConfigError(f"BatchEnv got `rules` and the options {sorted(options)}; give options only when the rules are built here.")
-        self.batch_size, self.rules, self.reference = int(batch_size), rules, reference
+        if reference is None and rules.kl.mode != "off":
+            raise ConfigError(
+                f"BatchEnv got `rules` with KL mode {rules.kl.mode!r} and no reference policy; pass `reference=` or rules with kl='off'."
+            )
+        self.rules, self.reference = rules, reference
         self.agents = agent_names(rules.num_agents, agent_ids)
         self.controllers = [klmod.make_controller(rules.kl) for _ in self.agents]
         self.reset(0)
@@ -125,7 +128,7 @@ class BatchEnv:
     # ---------------------------------------------------------------- playing whole turns
     def reset(self, episode: int | None = None) -> None:
         """Starts the batch of episodes `episode, ..., episode + B - 1`; by default those after the current ones."""
-        self.episode = self.episode + self.batch_size if episode is None else int(episode)
+        self.episode = self.episode + self.batch_size if episode is None else whole("episode", episode, 0)
         self.episodes = [self.rules.start(self.episode + row) for row in range(self.batch_size)]
         self.scores: Scores | None = None
         self._records: list[_TurnRecord] = []
@@ -392,6 +395,10 @@ class BatchEnv:
             ours = np.asarray(distributions(part) if callable(distributions) else distributions[part])
             if ours.shape != (expected := (*tokens[part].shape, self.rules.vocab_size)):
                 raise ConfigError(f"submit_turn got distributions of shape {ours.shape} for rows {start} on; expected {expected}.")
+            if not klmod.normalised(ours[mask[part]]):
+                raise ConfigError(
+                    f"submit_turn got distributions for rows {start} on that do not sum to 1; expected normalised log-probs (of logits: log_softmax)."
+                )
             reference = self.reference.distributions(turn.contexts[part], tokens[part], lengths[part], turn.sampling)
             kl[part] = np.where(mask[part], klmod.full_kl(ours, reference), 0.0)
         return kl
@@ -444,6 +451,8 @@ class _StepState:
         if full and np.shape(distributions) != (expected := (game.batch_size, game.rules.vocab_size)):
             got = "None" if distributions is None else f"shape {np.shape(distributions)}"
             raise ConfigError(f"KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, V) = {expected}; got {got}.")
+        if full and not klmod.normalised(np.asarray(distributions)[rows]):
+            raise ConfigError("step got distributions that do not sum to 1; expected normalised log-probs (of logits: log_softmax).")
         if not ((tokens[rows] >= 0) & (tokens[rows] < game.rules.vocab_size)).all():
             raise ConfigError(f"step got tokens outside [0, {game.rules.vocab_size}).")
         ref_logprobs, kl = np.zeros((game.batch_size, 1)), np.zeros((game.batch_size, 1))

@@ -5,10 +5,11 @@ One idea: every face takes the same keywords, and they are written down once, he
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from .core import Rules
-from .errors import ConfigError
+from .errors import ConfigError, unknown_name
 from .kl import KLConfig
 from .task import Task, make_task
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from .reference import ReferencePolicy
 
 __all__ = ["agent_names", "build"]
+
+_OWN = ("kl", "device", "dtype", "trust_remote_code", "task_options")
 
 
 def build(
@@ -45,7 +48,15 @@ def build(
         ConfigError: A name is unknown, an option does not fit, or the vocabularies of task and model differ.
     """
     task = make_task(task, **(task_options or {}))
-    config = KLConfig(mode=kl) if isinstance(kl, str) else kl or KLConfig()  # type: ignore[arg-type]  # validated by KLConfig
+    known = [
+        name for name, it in inspect.signature(Rules).parameters.items() if it.kind is it.KEYWORD_ONLY and name not in ("kl", "banned")
+    ]
+    for name in rules:
+        if name not in known:
+            raise unknown_name("option", name, [*known, *_OWN])
+    config = KLConfig(mode=kl) if isinstance(kl, str) else KLConfig() if kl is None else kl  # type: ignore[arg-type]  # checked by KLConfig
+    if not isinstance(config, KLConfig):
+        raise ConfigError(f"kl={kl!r}; expected the name of a mode, such as 'reported', or a coevo_env.KLConfig.")
     spec = task.model if model is None else model
     reference: ReferencePolicy | None = None
     banned: tuple[int, ...] = ()
@@ -70,10 +81,7 @@ def build(
             "they must agree. Use the model that belongs to the task, or leave the task's tokenizer None."
         )
     banned = tuple(getattr(tokenizer, "banned", ()))
-    try:
-        return Rules(task, tokenizer, kl=config, banned=banned, **rules), reference
-    except TypeError as error:
-        raise ConfigError(f"{error}. The options of a game are those of coevo_env.Rules and coevo_env.build.") from None
+    return Rules(task, tokenizer, kl=config, banned=banned, **rules), reference
 
 
 def agent_names(num_agents: int, ids: str = "agent") -> list[str]:
@@ -87,6 +95,4 @@ def agent_names(num_agents: int, ids: str = "agent") -> list[str]:
     if ids == "role":
         observers = ["observer"] if num_agents == 2 else [f"observer{i}" for i in range(1, num_agents)]
         return ["pioneer", *observers][:num_agents]
-    from .errors import unknown_name
-
     raise unknown_name("agent_ids", ids, ["agent", "role"])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import ConfigError, unknown_name
+from .errors import ConfigError, real, unknown_name, whole
 from .kl import KLConfig
 from .mixing import mixing_matrix
 from .rng import rng
@@ -94,8 +94,7 @@ class Rules:
         temperature: float = 1.0,
         banned: Sequence[int] = (),
     ):
-        if int(num_agents) != num_agents or num_agents < 1:
-            raise ConfigError(f"num_agents={num_agents!r}; expected a whole number >= 1 (1 is ordinary RL fine-tuning).")
+        num_agents = whole("num_agents", num_agents, 1, "1 is ordinary RL fine-tuning")
         if context not in VISIBILITY:
             raise unknown_name("context", context, VISIBILITY)
         if tokenizer.eos_id is None or not 0 <= tokenizer.eos_id < tokenizer.vocab_size:
@@ -103,29 +102,30 @@ class Rules:
                 f"the tokenizer's EOS id is {tokenizer.eos_id!r} (vocabulary {tokenizer.vocab_size}); a turn ends with EOS, so one is needed. "
                 "Set `tokenizer.eos_token` before you pass it."
             )
-        if not isinstance(group_size, (int, np.integer)) or group_size < 1:
-            raise ConfigError(f"group_size={group_size!r}; expected a whole number >= 1 (episodes with the same prompt).")
-        self.group_size = int(group_size)
-        self.task, self.tokenizer, self.num_agents, self.context = task, tokenizer, int(num_agents), context
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ConfigError(f"seed={seed!r}; expected a whole number >= 0.")
+        self.group_size = whole("group_size", group_size, 1, "episodes with the same prompt")
+        self.task, self.tokenizer, self.num_agents, self.context = task, tokenizer, num_agents, context
+        self.seed = whole("seed", seed, 0)
         self._schedule = (roles, exchange_every)
-        self.roles = make_schedule(roles, self.num_agents, exchange_every, int(seed))
+        self.roles, self._orders = make_schedule(roles, num_agents, exchange_every, self.seed), set[Sequence[int]]()
         self.mixing = mixing_matrix(mixing, self.num_agents, mixing_weight)
         self.kl = kl or KLConfig()
-        self.seed, self.split, self.prompts = int(seed), split, task.prompts(split)
-        self.max_new_tokens = task.max_new_tokens if max_new_tokens is None else int(max_new_tokens)
-        min_new_tokens = min(task.min_new_tokens, self.max_new_tokens) if min_new_tokens is None else int(min_new_tokens)
-        self.max_context = task.max_context if max_context is None else int(max_context)
-        if not 0 <= min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1 or self.max_context < 1:
+        self.split, self.prompts = split, task.prompts(split)
+        self.max_new_tokens = task.max_new_tokens if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1)
+        min_new_tokens = (
+            min(task.min_new_tokens, self.max_new_tokens) if min_new_tokens is None else whole("min_new_tokens", min_new_tokens, 0)
+        )
+        self.max_context = task.max_context if max_context is None else whole("max_context", max_context, 1)
+        if min_new_tokens > self.max_new_tokens:
             raise ConfigError(
-                f"min_new_tokens={min_new_tokens}, max_new_tokens={self.max_new_tokens}, max_context={self.max_context}; expected "
-                "0 <= min_new_tokens <= max_new_tokens, max_new_tokens >= 1 and max_context >= 1."
+                f"min_new_tokens={min_new_tokens}, max_new_tokens={self.max_new_tokens}; expected min_new_tokens <= max_new_tokens."
             )
-        if temperature <= 0:
+        if (temperature := real("temperature", temperature, "a finite number > 0")) <= 0:
             raise ConfigError(f"temperature={temperature!r}; expected a number > 0 (greedy decoding has no log-probs to learn from).")
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
-        self.sampling = Sampling(temperature, 0, 1.0, min_new_tokens, self.eos_id, tuple(int(i) for i in banned))
+        banned = tuple(whole("banned token", token, 0) for token in banned)
+        if banned and max(banned) >= self.vocab_size:
+            raise ConfigError(f"banned token {max(banned)}; expected ids in [0, {self.vocab_size}), the vocabulary.")
+        self.sampling = Sampling(temperature, 0, 1.0, min_new_tokens, self.eos_id, banned)
         if not self.sampling.mask(self.vocab_size, 0).any():
             raise ConfigError(
                 f"no token of {self.vocab_size} is legal at the start of a response (banned: {len(self.sampling.banned)}, "
@@ -172,16 +172,34 @@ class Rules:
     def reseeded(self, seed: int) -> Rules:
         """The same rules with another seed of prompts and roles. A `RoleSchedule` that was given as an object stays as it is; one that was
         given by name begins anew, without what it has observed."""
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ConfigError(f"seed={seed!r}; expected a whole number >= 0.")
         rules = copy.copy(self)
-        rules.seed, rules._block, rules._order = int(seed), -1, np.arange(0)
+        rules.seed, rules._block, rules._order = whole("seed", seed, 0), -1, np.arange(0)
         rules.roles = make_schedule(self._schedule[0], self.num_agents, self._schedule[1], rules.seed)
         return rules
 
+    def seats(self, episode: int) -> Sequence[int]:
+        """The agent in each seat, by the role schedule.
+
+        Raises:
+            ConfigError: A schedule of one's own gave something else than each agent one seat.
+        """
+        seats = self.roles.assignment(episode)
+        try:
+            if seats in self._orders:
+                return seats
+            if sorted(seats) == list(range(self.num_agents)):
+                self._orders.add(seats)
+                return seats
+        except TypeError:  # neither a tuple nor sortable
+            pass
+        raise ConfigError(
+            f"role schedule {type(self.roles).__name__}: assignment({episode}) returned {seats!r}; expected a tuple with each of the agents "
+            f"0 to {self.num_agents - 1} once, in order of play."
+        )
+
     def start(self, episode: int) -> Episode:
         """Episode number `episode`, with the pioneer's turn begun."""
-        return Episode(self, int(episode))
+        return Episode(self, whole("episode", episode, 0))
 
     def turn_context(self, prompt_index: int, prompt: Prompt, responses: Sequence[str]) -> list[int]:
         """Ids that the next seat reads, given the responses so far. The caller must not change the list."""
@@ -220,13 +238,17 @@ class Rules:
         ids = self.encode(self.task.render(prompt, responses))
         if len(ids) <= self.max_context:
             return ids
-        partner = self.tokenizer.encode(self.task.separator.join(responses))
-        keep = len(partner)
-        while len(ids) > self.max_context:  # the end of the partner's text gives way, never the prompt
-            if keep == 0:
+        said, last = list(responses), self.tokenizer.encode(responses[-1])
+        while len(ids) > self.max_context:  # the end of the partners' text gives way, the last response first, never the prompt
+            if last:
+                last = last[: max(0, len(last) - (len(ids) - self.max_context))]
+                said[-1] = self.tokenizer.decode(last)
+            elif len(said) > 1:
+                last = self.tokenizer.encode(said[-2])
+                said.pop()
+            else:
                 raise self._does_not_fit("observer", None, prompt, len(ids))
-            keep = max(0, keep - (len(ids) - self.max_context))
-            ids = self.encode(self.task.render(prompt, [self.tokenizer.decode(partner[:keep])]))
+            ids = self.encode(self.task.render(prompt, said))
         return ids
 
     def _does_not_fit(self, role: str, index: int | None, prompt: Prompt, length: int) -> ConfigError:
@@ -254,7 +276,7 @@ class Episode:
         self.rules, self.index = rules, index
         self.prompt_index = rules.prompt_index(index)
         self.prompt = rules.task.prompt(rules.split, self.prompt_index)
-        self.seats = rules.roles.assignment(index)
+        self.seats = rules.seats(index)
         self.turns: list[Turn] = []
         self.done = False
         self._begin()

@@ -7,9 +7,23 @@ bad input is what nearly all of them report. `assert` is for our own bugs.
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["CheckFailed", "CoevoError", "ConfigError", "MissingExtraError", "NonFiniteError", "RewardError", "first_line", "unknown_name"]
+__all__ = [
+    "CheckFailed",
+    "CoevoError",
+    "ConfigError",
+    "MissingExtraError",
+    "NonFiniteError",
+    "RewardError",
+    "first_line",
+    "real",
+    "unknown_name",
+    "whole",
+]
 
 
 class CoevoError(ValueError):
@@ -55,6 +69,39 @@ def first_line(error: BaseException) -> str:
     ('no such file', 'KeyError')
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def whole(what: str, value: Any, least: int, why: str = "") -> int:
+    """`value` as an int, if it is a whole number of at least `least`; floats are none, so that nothing is cut off in silence.
+
+    Raises:
+        ConfigError: It is not; `why` stands behind the message.
+
+    >>> whole("num_agents", 2, 1)
+    2
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ConfigError(f"{what}={value!r}; expected a whole number >= {least}{why and f' ({why})'}.")
+    return number
+
+
+def real(what: str, value: Any, expected: str = "a finite number") -> float:
+    """`value` as a float, if it is a finite number.
+
+    Raises:
+        ConfigError: It is not, or it is text.
+    """
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{what}={value!r}; expected {expected}.")
+    return number
 
 
 def unknown_name(what: str, got: object, options: Iterable[str]) -> ConfigError:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .errors import ConfigError, NonFiniteError, unknown_name
+from .errors import ConfigError, NonFiniteError, real, unknown_name
 
 __all__ = [
     "Adaptive",
@@ -25,7 +25,9 @@ __all__ = [
     "MIN_LOGPROB",
     "estimate",
     "full_kl",
+    "finite_kl",
     "make_controller",
+    "normalised",
     "shaping",
 ]
 
@@ -85,6 +87,12 @@ def full_kl(logprobs: np.ndarray, ref_logprobs: np.ndarray) -> np.ndarray:
         return np.where(probability == 0, 0.0, probability * (logprobs - ref_logprobs)).sum(-1)
 
 
+def normalised(logprobs: np.ndarray) -> bool:
+    """Whether each row sums to 1, over the vocabulary, the last axis. NaN is let through: that it is none is said where the KL is."""
+    with np.errstate(over="ignore"):
+        return not (np.abs(np.exp(np.asarray(logprobs, np.float64)).sum(-1) - 1.0) > 1e-3).any()
+
+
 def shaping(mode: str, beta, kl, ref_logprob):
     """The reward that KL shaping pays at each token.
 
@@ -121,7 +129,7 @@ class Fixed:
         self.beta = _finite("beta", beta)
 
     def update(self, kl: float, episodes: int) -> None:
-        _finite_kl(kl)
+        finite_kl(kl)
 
     def state_dict(self) -> dict[str, Any]:
         return {"beta": self.beta}
@@ -131,7 +139,9 @@ class Fixed:
 
 
 class Adaptive(Fixed):
-    """Proportional control in log space: beta <- beta * (1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon).
+    """Proportional control in log space: beta <- beta * (1 + clip(kl / target - 1, -0.2, 0.2) * min(1, episodes / horizon)).
+
+    An iteration of more episodes than the horizon counts as the horizon: it moves beta by 20 % at most, and never below 0.
 
     Args:
         beta: Initial coefficient.
@@ -146,8 +156,8 @@ class Adaptive(Fixed):
         self.target, self.horizon = _positive("target", target), _positive("horizon", horizon)
 
     def update(self, kl: float, episodes: int) -> None:
-        error = min(max(_finite_kl(kl) / self.target - 1.0, -0.2), 0.2)
-        self.beta *= 1.0 + error * episodes / self.horizon
+        error = min(max(finite_kl(kl) / self.target - 1.0, -0.2), 0.2)
+        self.beta *= 1.0 + error * min(1.0, episodes / self.horizon)
 
 
 class DualAscent(Fixed):
@@ -171,7 +181,7 @@ class DualAscent(Fixed):
         )
 
     def update(self, kl: float, episodes: int) -> None:
-        self.beta = min(max(self.beta + self.rate * (_finite_kl(kl) - self.target), 0.0), self.maximum)
+        self.beta = min(max(self.beta + self.rate * (finite_kl(kl) - self.target), 0.0), self.maximum)
 
 
 CONTROLLERS = {"fixed": Fixed, "adaptive": Adaptive, "dual": DualAscent}
@@ -232,18 +242,19 @@ def make_controller(config: KLConfig) -> Controller:
 
 
 def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value) or value < 0:
+    if (number := real(f"KL {name}", value, "a finite number >= 0")) < 0:
         raise ConfigError(f"KL {name}={value!r}; expected a finite number >= 0.")
-    return float(value)
+    return number
 
 
 def _positive(name: str, value: float) -> float:
-    if not math.isfinite(value) or value <= 0:
+    if (number := real(f"KL {name}", value, "a finite number > 0")) <= 0:
         raise ConfigError(f"KL {name}={value!r}; expected a finite number > 0.")
-    return float(value)
+    return number
 
 
-def _finite_kl(kl: float) -> float:
+def finite_kl(kl: float) -> float:
+    """The KL that a controller is given, if it is finite."""
     if not math.isfinite(kl):
         raise NonFiniteError(f"the KL controller was given kl={kl!r}; expected a finite number. Beta is left as it was.")
     return float(kl)

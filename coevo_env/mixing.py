@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import ConfigError, unknown_name
+from .errors import ConfigError, real, unknown_name
 
 __all__ = ["MODES", "mixing_matrix"]
 
@@ -35,7 +35,10 @@ def mixing_matrix(mode: str | np.ndarray, num_agents: int, weight: float = 1.0) 
     """
     identity, ones = np.eye(num_agents), np.ones((num_agents, num_agents))
     if not isinstance(mode, str):
-        matrix = np.asarray(mode, np.float64)
+        try:
+            matrix = np.asarray(mode, np.float64)
+        except (TypeError, ValueError):
+            raise ConfigError(f"reward mixing {mode!r}; expected one of {', '.join(MODES)}, or a matrix of numbers.") from None
         if matrix.shape != (num_agents, num_agents) or not np.isfinite(matrix).all():
             raise ConfigError(f"reward mixing matrix of shape {matrix.shape}; expected finite numbers of shape {(num_agents, num_agents)}.")
         return matrix
@@ -44,9 +47,7 @@ def mixing_matrix(mode: str | np.ndarray, num_agents: int, weight: float = 1.0) 
     if mode == "own":
         return identity
     if mode == "weighted":
-        if not np.isfinite(weight):
-            raise ConfigError(f"reward mixing weight={weight!r}; expected a finite number.")
-        return identity + weight * (ones - identity)
+        return identity + real("reward mixing weight", weight) * (ones - identity)
     if mode == "competitive":
         if num_agents < 2:
             raise ConfigError("reward mixing 'competitive' with 1 agent; expected at least 2 agents, or mixing='own'.")

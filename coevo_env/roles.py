@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, Protocol, runtime_checkable
 
-from .errors import ConfigError, unknown_name
+from .errors import ConfigError, unknown_name, whole
 from .rng import rng
 
 __all__ = ["AdaptiveRoles", "Bandit", "Never", "Periodic", "RandomRoles", "RoleSchedule", "Rotation", "ScoreDriven", "make_schedule"]
@@ -277,12 +277,8 @@ def make_schedule(name: str | RoleSchedule, num_agents: int, every: int = 1, see
 
 
 def _agents(num_agents: int) -> int:
-    if int(num_agents) != num_agents or num_agents < 1:
-        raise ConfigError(f"role schedule of {num_agents!r} agents; expected a whole number >= 1.")
-    return int(num_agents)
+    return whole("num_agents", num_agents, 1)
 
 
 def _every(every: int) -> int:
-    if int(every) != every or every < 1:
-        raise ConfigError(f"role exchange every {every!r} episodes; expected a whole number >= 1 (use 'never' to switch it off).")
-    return int(every)
+    return whole("exchange_every", every, 1, "episodes; use roles='never' to switch exchanges off")

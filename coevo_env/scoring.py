@@ -36,6 +36,7 @@ class Scores:
     team: np.ndarray
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is named in the end
 def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
     """See `Rules.score`."""
     prompts = [episode.prompt for episode in episodes for _ in episode.turns]
@@ -76,7 +77,15 @@ def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
                 values[row] = _numbers(where, value, rules.num_agents, lambda seat, row=row: f"seat {seat} of {about_all(row)}")
             terms[name] = values
             task = task + weight * values
-    return Scores(terms, task, task @ rules.mixing.T)
+    team = task @ rules.mixing.T
+    finite = np.isfinite(task) & np.isfinite(team)
+    if not finite.all():
+        row, seat = np.argwhere(~finite)[0]
+        raise NonFiniteError(
+            f"task {rules.task.name!r}: the weighted sum of the rewards, {task[row, seat]}, or the team reward, {team[row, seat]}, of "
+            f"{about(row * rules.num_agents + seat)} is more than a float can hold; expected finite numbers. Use smaller weights or rewards."
+        )
+    return Scores(terms, task, team)
 
 
 def _prompt(rules: Rules, episode: Episode) -> str:

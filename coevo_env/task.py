@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .errors import CoevoError, ConfigError, unknown_name
+from .errors import CoevoError, ConfigError, real, unknown_name, whole
 
 __all__ = ["BUILTIN_TASKS", "JointRewardFunction", "Prompt", "RewardFunction", "Task", "Tokenizer", "make_task"]
 
@@ -113,8 +113,16 @@ class Task:
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):
-            if len(getattr(self, split)) == 0:
+            prompts = getattr(self, split)
+            if isinstance(prompts, (str, bytes)):
+                raise ConfigError(f"task {self.name!r}: the {split} split is the text {prompts[:60]!r}; expected a list of prompts.")
+            if len(prompts) == 0:
                 raise ConfigError(f"task {self.name!r}: the {split} split has no prompts; give at least one.")
+        for kind in ("rewards", "joint_rewards"):
+            if not isinstance(terms := getattr(self, kind), Mapping):
+                raise ConfigError(
+                    f"task {self.name!r}: `{kind}` is {terms!r}; expected named terms, such as {kind}={{'length': my_function}}."
+                )
         if not self.rewards and not self.joint_rewards:
             raise ConfigError(
                 f"task {self.name!r}: `rewards` is empty, and so is `joint_rewards`; give at least one, such as "
@@ -128,7 +136,10 @@ class Task:
                     f"task {self.name!r}: a reward term cannot be called {term!r}; its metric is `reward/<term>`, where "
                     f"{', '.join(RESERVED_TERMS)} already mean something else. Give it another name, without a slash."
                 )
-            function = value[1] if isinstance(value, tuple) else value
+            if isinstance(value, tuple) and len(value) != 2:
+                raise ConfigError(f"task {self.name!r}: reward {term!r} is {value!r}; expected a function, or a pair (weight, function).")
+            weight, function = value if isinstance(value, tuple) else (1.0, value)
+            real(f"task {self.name!r}: the weight of reward {term!r}", weight)
             if not callable(function):
                 result = "list of floats" if term in self.rewards else "for each episode a list of one float per seat"
                 raise ConfigError(
@@ -149,13 +160,13 @@ class Task:
                     f"task {self.name!r}: the {role} template has the placeholder {{{'}, {'.join(sorted(extra))}}}; "
                     f"only {{{'}, {'.join(sorted(needed))}}} can be filled there (write {{{{ }}}} for literal braces)."
                 )
-        if self.max_new_tokens < 1 or not 0 <= self.min_new_tokens <= self.max_new_tokens:
+        for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("max_context", 1)):
+            whole(f"task {self.name!r}: {name}", getattr(self, name), least)
+        if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(
                 f"task {self.name!r}: min_new_tokens={self.min_new_tokens}, max_new_tokens={self.max_new_tokens}; "
-                "expected 0 <= min_new_tokens <= max_new_tokens and max_new_tokens >= 1."
+                "expected min_new_tokens <= max_new_tokens."
             )
-        if self.max_context < 1:
-            raise ConfigError(f"task {self.name!r}: max_context={self.max_context}; expected at least 1 token.")
 
     def prompts(self, split: str) -> Sequence[str]:
         """The prompts of `split` ("train" or "test")."""
@@ -166,6 +177,8 @@ class Task:
     def prompt(self, split: str, index: int) -> Prompt:
         """Prompt `index` of `split`, as a `Prompt`."""
         item = self.prompts(split)[index]
+        if not isinstance(item, str):
+            raise ConfigError(f"task {self.name!r}: prompt {index} of the {split} split is {item!r}; expected text (a str or a Prompt).")
         return item if isinstance(item, Prompt) else Prompt(item)
 
     def render(self, prompt: str, responses: Sequence[str] | None = None) -> str:
@@ -214,6 +227,8 @@ def make_task(spec: str | Task, **options: Any) -> Task:
         if options:
             raise ConfigError(f"make_task got a Task object and the options {sorted(options)}; give options only with a name.")
         return spec
+    if not isinstance(spec, str):
+        raise ConfigError(f"task {spec!r}; expected a coevo_env.Task, or a name such as 'sentiment'.")
     if spec.startswith("reasoning-gym/"):
         from .tasks import reasoning_gym
 

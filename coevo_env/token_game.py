@@ -18,7 +18,7 @@ from gymnasium import spaces
 from .build import build
 from .core import Episode, Scores, Turn
 from .errors import ConfigError, NonFiniteError, unknown_name
-from .kl import MIN_LOGPROB, STRICT, KLConfig, estimate, full_kl, make_controller, shaping
+from .kl import MIN_LOGPROB, STRICT, KLConfig, estimate, finite_kl, full_kl, make_controller, normalised, shaping
 from .transcript import make_transcript
 
 __all__ = ["TokenGame", "check_max_cycles"]
@@ -167,7 +167,7 @@ class TokenGame:
             if distribution is None:
                 raise ConfigError("report(logprob) with estimator 'full'; pass distribution=, the log-probs of all tokens, too.")
             distribution = np.asarray(distribution, np.float64)
-            if distribution.shape != (self.rules.vocab_size,) or not abs(np.exp(distribution).sum() - 1.0) < 1e-3:
+            if distribution.shape != (self.rules.vocab_size,) or not normalised(distribution):
                 raise ConfigError(
                     f"report(distribution=) of shape {distribution.shape} with total probability {np.exp(distribution).sum():.6g}; "
                     f"expected normalised log-probs of shape ({self.rules.vocab_size},)."
@@ -347,8 +347,11 @@ class TokenGame:
 
     def end_iteration(self, kl: Sequence[float], episodes: int) -> list[float]:
         """Hands each agent's mean KL of an iteration (nats per response) to its controller; returns the new coefficients."""
-        for controller, value in zip(self.controllers, kl, strict=True):
-            controller.update(float(value), episodes)
+        if len(kl) != len(self.controllers):
+            raise ConfigError(f"end_iteration() got {len(kl)} KL values; expected {len(self.controllers)}, one for each agent.")
+        values = [finite_kl(float(value)) for value in kl]  # all are checked before any beta moves
+        for controller, value in zip(self.controllers, values, strict=True):
+            controller.update(value, episodes)
         return [controller.beta for controller in self.controllers]
 
 

@@ -239,6 +239,8 @@ def test_controllers_move_beta_between_episodes_only():
     env = make(kl=KLConfig(mode="reference", beta=0.1, controller="dual", target=2.0, rate=0.1))
     env.reset()
     env.step(1)
+    with pytest.raises(NonFiniteError, match="Beta is left as it was"):
+        env.end_iteration({"llm1": 3.0, "llm2": float("nan")}, episodes=8)
     assert env.end_iteration({"llm1": 3.0, "llm2": 1.0}, episodes=8) == pytest.approx({"llm1": 0.2, "llm2": 0.0})
     env.step(1)
     assert env.rewards["llm1"] == pytest.approx(0.1 * THIRD)  # this episode goes on with the old one

@@ -71,6 +71,7 @@ STEPS = {
     "a log-prob under which nothing is sampled": ([1, 2, 3], [-1.0, -1.0, -1000.0], None, "k3", NonFiniteError),
     "no distributions": ([1, 2, 3], [-1.0] * B, None, "full", ConfigError),
     "distributions of too few rows": ([1, 2, 3], [-1.0] * B, FLAT[:2, 0], "full", ConfigError),
+    "distributions that are logits": ([1, 2, 3], [-1.0] * B, FLAT[:, 0] + 1.0, "full", ConfigError),
     "distributions of NaN": ([1, 2, 3], [-1.0] * B, FLAT[:, 0] * np.nan, "full", NonFiniteError),
 }
 
@@ -99,6 +100,23 @@ def test_distributions_of_another_shape_are_refused():
     for wrong in (FLAT[:2], FLAT[..., :4], lambda part: FLAT[:1]):
         with pytest.raises(ConfigError, match=r"distributions of shape .* expected \(3, 3, 5\)"):
             game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
+
+
+def test_logits_are_no_distributions():
+    game = make("full")
+    for wrong in (np.zeros((B, T, V)), lambda part: FLAT[part] + 1.0):
+        with pytest.raises(ConfigError, match="do not sum to 1; expected normalised log-probs"):
+            game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
+    behind = np.where(
+        np.arange(T)[:, None] < LENGTHS[:, None, None], FLAT, 7.0
+    )  # what stands behind the end of a turn is nobody's business
+    game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=behind)
+
+
+def test_rules_with_kl_want_a_reference():
+    rules = make().rules
+    with pytest.raises(ConfigError, match="KL mode 'reported' and no reference policy"):
+        BatchEnv(B, rules=rules)
 
 
 @pytest.mark.parametrize("mode", ["reported", "reference"])

@@ -142,6 +142,27 @@ def test_clipping_keeps_the_prompt_and_the_beginning_of_the_partners_text(rows, 
         seen += row
 
 
+@given(turns, st.integers(3, 12))
+def test_clipping_keeps_what_stands_between_the_responses(rows, longest):
+    class Marked(IntTokenizer):  # the separator is a special token: encoded, but never decoded
+        def encode(self, text):
+            return super().encode(text.replace("|", str(V - 1)))
+
+        def decode(self, ids):
+            return super().decode([i for i in ids if i != V - 1])
+
+    rows = [[i for i in row if i != V - 1] for row in rows]
+    rules = make(max_context=longest, num_agents=3, split="test", separator=" | ", tokenizer=Marked(V))
+    episode = rules.start(0)
+    for row in rows[:2]:
+        episode.take(whole(row))
+    first, second = rows[0], rows[1]
+    if len(first) + 1 + 1 <= longest:  # the separator has room, so it is there
+        assert episode.turn.context == [*first, V - 1, *second[: longest - len(first) - 2], V - 1]
+    else:
+        assert episode.turn.context == [*first[: longest - 1], V - 1]
+
+
 def test_the_text_of_a_response_may_end_at_its_first_line_break():
     class Lines(IntTokenizer):
         def decode(self, ids):
@@ -221,6 +242,25 @@ def test_bad_rewards_are_named(reward, error, message):
     assert "task 'probe', reward 'mine'" in str(caught.value)
 
 
+def test_rewards_that_overflow_by_their_weight_are_named():
+    with pytest.raises(NonFiniteError, match="task 'probe': the weighted sum .* response '1' to prompt .* smaller weights"):
+        finish(make(rewards={"huge": (1e308, lambda p, r: [1e10] * len(r))}))
+
+
+@pytest.mark.parametrize(
+    ("seats", "agents"), [((0, 0), 2), ((0, 1, 2), 2), ((0,), 2), ((1, 2), 2), (None, 2), ([1, 0], 2), (("a", 0), 2), (3, 1)]
+)
+def test_a_schedule_that_seats_nobody_or_somebody_twice_is_refused(seats, agents):
+    class Mine:
+        def assignment(self, episode):
+            return seats if episode else tuple(range(agents))
+
+    rules = make(roles=Mine(), num_agents=agents)
+    rules.start(0)
+    with pytest.raises(ConfigError, match=r"role schedule Mine: assignment\(1\) returned .* expected a tuple with each of the agents"):
+        rules.start(1)
+
+
 def test_rewards_may_be_any_numbers():
     scores = finish(make(rewards={"mine": lambda p, r: np.array([1, 2], np.int32)}))
     assert scores.task.tolist() == [[1.0, 2.0]]
@@ -244,6 +284,22 @@ class NoEos(IntTokenizer):
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": 0.5}, "seed=0.5"),
+        ({"num_agents": 2.0}, "num_agents=2.0"),
+        ({"num_agents": None}, "num_agents=None"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5; expected a whole number >= 1"),
+        ({"min_new_tokens": 0.9}, "min_new_tokens=0.9"),
+        ({"max_context": "9"}, "max_context='9'"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"exchange_every": "x"}, "exchange_every='x'"),
+        ({"banned": (9,)}, "banned token 9"),
+        ({"mixing": [[1, "a"], [0, 1]]}, "a matrix of numbers"),
+        ({"mixing": [[1, 2], [3]]}, "a matrix of numbers"),
+        ({"rewards": {"mine": (float("nan"), words)}}, "the weight of reward 'mine'=nan"),
+        ({"rewards": {"mine": ("2", words)}}, "the weight of reward 'mine'='2'"),
+        ({"rewards": {"mine": (1.0, words, 3)}}, "a pair (weight, function)"),
+        ({"rewards": [words]}, "expected named terms"),
+        ({"rewards": words}, "expected named terms"),
         ({"banned": (0,)}, "EOS and banned"),
         ({"banned": (1, 2, 3, 4)}, "no token of 5 is legal"),
         ({"tokenizer": NoEos()}, "EOS"),
@@ -269,8 +325,36 @@ def test_tasks_by_name():
         make_task("no.such.module:task")
     with pytest.raises(ConfigError, match="Its options are"):
         make_task("toy", colour="red")
+    for wrong in (3, None):
+        with pytest.raises(ConfigError, match=f"task {wrong}; expected a coevo_env.Task, or a name"):
+            make_task(wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="give options only with a name"):
         make_task(make_task("toy"), vocab_size=3)
+
+
+def test_prompts_are_lists_of_text():
+    with pytest.raises(ConfigError, match="train split is the text 'abc'; expected a list of prompts"):
+        Task(name="t", train="abc", test=["b"], rewards={"words": words})
+    for wrong in (3, None, b"x"):
+        with pytest.raises(ConfigError, match="prompt 1 of the train split is .*; expected text"):
+            Rules(Task(name="t", train=["1", wrong], test=["1"], rewards={"words": words}), IntTokenizer(V))  # type: ignore[list-item]
+
+
+def test_a_misspelt_option_says_what_is_known():
+    from coevo_env import BatchEnv, GymEnv, env
+
+    with pytest.raises(ConfigError, match="unknown option 'rolse': expected one of num_agents, .* Did you mean 'roles'"):
+        env(task="toy", rolse="never")
+    with pytest.raises(ConfigError, match="unknown option 'num_agnets'"):
+        GymEnv(task="toy", num_agnets=3)
+    with pytest.raises(ConfigError, match="expected the name of a mode, such as 'reported', or a coevo_env.KLConfig"):
+        env(task="toy", kl={"mode": "off"})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch_size='toy'"):
+        BatchEnv("toy")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="KL beta='a'; expected a finite number >= 0"):
+        KLConfig(beta="a")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="episode=-5"):
+        BatchEnv(2, task="toy").reset(-5)
 
 
 def test_a_prompt_is_a_string_that_survives_pickling():

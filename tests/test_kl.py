@@ -80,6 +80,13 @@ def test_adaptive_controller_against_a_table():
         assert controller.beta == pytest.approx(expected, abs=1e-12)
 
 
+def test_more_episodes_than_the_horizon_never_turn_beta_around():
+    controller = Adaptive(beta=0.5, target=2.0, horizon=10)
+    for expected in (0.4, 0.32, 0.256):
+        controller.update(0.0, 640)
+        assert controller.beta == pytest.approx(expected, abs=1e-12)
+
+
 def test_dual_ascent_against_a_table():
     controller = DualAscent(beta=0.05, target=2.0, rate=0.1, maximum=0.3)
     for kl, expected in [(2.0, 0.05), (3.0, 0.15), (2.5, 0.2), (9.0, 0.3), (1.0, 0.2), (0.0, 0.0), (1.0, 0.0), (2.1, 0.01)]:

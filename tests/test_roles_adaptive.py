@@ -158,8 +158,8 @@ def test_a_level_is_needed_before_there_is_a_gain():
     ("call", "words"),
     [
         (lambda: ScoreDriven(2, "bst"), "Did you mean 'best'"),
-        (lambda: ScoreDriven(0), "0 agents"),
-        (lambda: Bandit(1.5), "1.5 agents"),
+        (lambda: ScoreDriven(0), "num_agents=0"),
+        (lambda: Bandit(1.5), "num_agents=1.5"),
         (lambda: Bandit(2, discount=0.0), "discount=0.0"),
         (lambda: Bandit(2, discount=1.1), "discount=1.1"),
         (lambda: Bandit(2, exploration=0.0), "exploration=0.0"),
