@@ -243,7 +243,7 @@ def test_bad_rewards_are_named(reward, error, message):
 
 
 def test_rewards_that_overflow_by_their_weight_are_named():
-    with pytest.raises(NonFiniteError, match="task 'probe': the weighted sum .* response '1' to prompt .* smaller weights"):
+    with pytest.raises(NonFiniteError, match=r"task 'probe': the weighted sum .* response '1' to prompt .* smaller weights"):
         finish(make(rewards={"huge": (1e308, lambda p, r: [1e10] * len(r))}))
 
 
@@ -336,18 +336,18 @@ def test_prompts_are_lists_of_text():
     with pytest.raises(ConfigError, match="train split is the text 'abc'; expected a list of prompts"):
         Task(name="t", train="abc", test=["b"], rewards={"words": words})
     for wrong in (3, None, b"x"):
-        with pytest.raises(ConfigError, match="prompt 1 of the train split is .*; expected text"):
+        with pytest.raises(ConfigError, match=r"prompt 1 of the train split is .*; expected text"):
             Rules(Task(name="t", train=["1", wrong], test=["1"], rewards={"words": words}), IntTokenizer(V))  # type: ignore[list-item]
 
 
 def test_a_misspelt_option_says_what_is_known():
     from coevo_env import BatchEnv, GymEnv, env
 
-    with pytest.raises(ConfigError, match="unknown option 'rolse': expected one of num_agents, .* Did you mean 'roles'"):
+    with pytest.raises(ConfigError, match=r"unknown option 'rolse': expected one of num_agents, .* Did you mean 'roles'"):
         env(task="toy", rolse="never")
     with pytest.raises(ConfigError, match="unknown option 'num_agnets'"):
         GymEnv(task="toy", num_agnets=3)
-    with pytest.raises(ConfigError, match="expected the name of a mode, such as 'reported', or a coevo_env.KLConfig"):
+    with pytest.raises(ConfigError, match=r"expected the name of a mode, such as 'reported', or a coevo_env.KLConfig"):
         env(task="toy", kl={"mode": "off"})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="batch_size='toy'"):
         BatchEnv("toy")  # type: ignore[arg-type]
