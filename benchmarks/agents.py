@@ -3,7 +3,7 @@
 One idea: every case is a training run of a few iterations in a process of its own, so that its peak memory is its own. LoRA adapters on one
 frozen base; rotation; seconds are of the processor, medians over iterations.
 
-    python -m benchmarks.agents --out benchmarks/results/agents.json
+    python -m benchmarks.agents --smollm2 --out benchmarks/results/agents.json
 """
 
 from __future__ import annotations
