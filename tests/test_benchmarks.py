@@ -63,7 +63,12 @@ def test_committed_tables_are_those_of_the_committed_results(name):
 def test_the_default_table_is_that_of_the_committed_results():
     found = json.loads((ROOT / "benchmarks" / "results" / "default.json").read_text())["table"]
     lines = (ROOT / "benchmarks" / "quality.md").read_text(encoding="utf-8").splitlines()
-    labels = {"reward": ("| reward (VADER", 3), "kl": ("| KL to the", 2), "distinct_2": ("| distinct bigrams", 3), "length": ("| tokens per", 2)}
+    labels = {
+        "reward": ("| reward (VADER", 3),
+        "kl": ("| KL to the", 2),
+        "distinct_2": ("| distinct bigrams", 3),
+        "length": ("| tokens per", 2),
+    }
     for name, (start, digits) in labels.items():
         line = next(line for line in lines if line.startswith(start))
         mean, half = found[name]["after"]

@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from coevo_agents.runfolder import provenance
+
 from .timing import Estimate
 
 __all__ = ["Item", "Row", "machine", "markdown", "rewrite", "table"]
@@ -87,6 +89,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "commit": provenance()["git_commit"],
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
     }
@@ -107,6 +110,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines = []
     for name, item in results["items"].items():
         meta = item["meta"]
+        commit = f"; commit {meta['commit'][:7]}" if meta.get("commit") else ""
         versions = ", ".join(f"{k} {v}" for k, v in meta["versions"].items())
         lines += [f"#### {name}", "", "| measured | median | 95 % interval | bar | | repeats |", "|---|---:|---|---|---|---:|"]
         for data in item["rows"]:
@@ -118,7 +122,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [""] + [f"Not measured: {reason}" for reason in item["skipped"]]
         lines += [
             f"<sub>{meta['date']}; `{meta['command']}`; {meta['cpu']}, {meta['cores']} cores, {meta['threads']} thread(s), "
-            f"load average before {meta['load_before']}; {versions}.</sub>",
+            f"load average before {meta['load_before']}; {versions}{commit}.</sub>",
             "",
         ]
     return "\n".join(lines)
