@@ -16,7 +16,7 @@ from coevo_agents.config import Config, apply
 from coevo_agents.evaluate import play
 from coevo_agents.learner import LEARNERS, LearnerError, checked, find_learner
 from coevo_agents.policy import ActorCritic, LoRAConfig, make_policies
-from coevo_agents.schemes import MAX_RATIO, drift, order
+from coevo_agents.schemes import drift, importance, order
 from coevo_env.errors import ConfigError
 from coevo_env.rollout import Rollout
 from coevo_env.sampling import Sampling
@@ -425,18 +425,24 @@ def test_alternating_freezes_all_but_one():
         order("alternate", 0, 2, 1, 0)
 
 
-def test_drift_is_the_product_of_probability_ratios():
+def test_drift_is_the_log_of_the_product_of_probability_ratios():
     game, learners = make("grpo", 2, True, 0, batch=16, **{"grpo.learning_rate": 3e-2})
     rollout = rollout_of(game, learners)
     episodes = np.arange(16)
-    assert drift(learners[0].policy, rollout, game.rules.sampling, episodes) == pytest.approx(np.ones(16), abs=1e-5)
+    assert drift(learners[0].policy, rollout, game.rules.sampling, episodes) == pytest.approx(np.zeros(16), abs=1e-5)
     learners[0].update(rollout)
     expected = []
     for row, old in zip(slow_logprobs(learners[0], rollout), rollout.logprobs, strict=True):
-        expected.append(min(MAX_RATIO, math.exp(sum(row).item() - old.sum())))
+        expected.append(sum(row).item() - old.sum())
     got = drift(learners[0].policy, rollout, game.rules.sampling, episodes)
     assert got == pytest.approx(expected, abs=1e-5)
     assert got.std() > 0.01
+
+
+def test_only_the_product_of_all_ratios_is_cut():
+    ratios = np.array([[10.0, 0.1, 1.0], [1.9, 1.9, 1.9], [0.1, 10.0, 1.5]])  # three agents in three episodes
+    assert importance(np.log(ratios).sum(1)) == pytest.approx([1.0, 2.0, 1.5])
+    assert importance(np.array([800.0, -800.0])).tolist() == pytest.approx([2.0, 0.0])  # no overflow on the way
 
 
 def test_policies_without_a_critic_skip_the_value_head():
