@@ -69,9 +69,9 @@ def test_agents_of_shared_weights_are_one_policy_with_one_controller(model, tmp_
         if "llm1/eval/reward" in row:
             assert row["llm1/eval/reward"] == row["llm2/eval/reward"]
     beta = rows[1]["llm1/kl_coef"]
-    kl = (rows[1]["llm1/kl"] + rows[1]["llm2/kl"]) / 2  # 8 turns each; moved once, by all 16
+    kl = (rows[1]["llm1/kl"] + rows[1]["llm2/kl"]) / 2  # 8 turns each, in the same 8 episodes; moved once
     controller = run.game.controllers[0]
-    expected = beta * (1 + min(max(kl / run.config.kl.target - 1, -0.2), 0.2) * 16 / 20)
+    expected = beta * (1 + min(max(kl / run.config.kl.target - 1, -0.2), 0.2) * 8 / 20)
     assert rows[2]["llm1/kl_coef"] == pytest.approx(expected)
     assert controller.beta != beta
     saved = sorted(path.name for path in (tmp_path / "run" / "agents").iterdir())
