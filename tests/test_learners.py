@@ -202,6 +202,50 @@ def test_grpo_loss_against_a_slow_oracle(weights, kind):
     assert clipped > 0
 
 
+@pytest.mark.parametrize("micro", [0, 2])
+def test_grpo_averages_responses_in_any_minibatch(micro):
+    """The mean over responses of the mean over their own tokens, and so for a KL in the loss, whatever lengths meet in a minibatch."""
+    settings = {"average": "response", "minibatch_size": 4, "micro_batch_size": micro, "learning_rate": 3e-2, "clip": 0.05, "epochs": 2}
+    options = {f"grpo.{name}": value for name, value in settings.items()}
+    game, learners = make("grpo", 1, False, 0, batch=12, group_size=2, **options, **{"kl.mode": "loss", "task_options.max_new_tokens": 3})
+    rollout, learner = rollout_of(game, learners), learners[0]
+    advantages, deviations = slow_groups(learner, rollout, ("agent", "cell", "token")), slow_groups(learner, rollout, ("agent", "none", "token"))
+    original, found, lengths = learner._step, [], []
+
+    def kl(b, t):
+        """Exact, at one token."""
+        ids = torch.tensor([[*rollout.contexts[b], *rollout.tokens[b, :t].tolist()]])
+        legal = torch.tensor([e != learner.sampling.eos_id or t >= learner.sampling.min_new_tokens for e in range(5)])
+        ours, theirs = (
+            lm.module(input_ids=ids).logits[0, -1].double()[legal].log_softmax(0) for lm in (learner.policy.lm, learner.reference)
+        )
+        return float((ours.exp() * (ours - theirs)).sum())
+
+    def spy(batch, rows):
+        size = micro or len(rows)
+        with torch.no_grad():
+            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+            loss = sum(float(learner.loss(batch, part, int(rollout.lengths[rows].sum()))[0]) for part in parts)
+            logprobs, expected = slow_logprobs(learner, rollout), 0.0
+            for b in rows:
+                own = 0.0
+                for t, logprob in enumerate(logprobs[b]):
+                    ratio, advantage = math.exp(float(logprob) - rollout.logprobs[b, t]), advantages[b][0]
+                    own -= min(ratio * advantage, min(max(ratio, 0.95), 1.05) * advantage)
+                    if deviations[b][0]:  # normalisation multiplied by this, so it multiplies the KL
+                        own += BETA * advantage / deviations[b][0] * kl(b, t)
+                expected += own / int(rollout.lengths[b]) / len(rows)
+        found.append((loss, expected))
+        lengths.append(rollout.lengths[rows].mean())
+        return original(batch, rows)
+
+    learner._step = spy
+    learner.update(rollout)
+    assert len(found) == 6
+    assert [loss for loss, _ in found] == pytest.approx([slow for _, slow in found], abs=5e-6)
+    assert len(set(lengths)) > 1
+
+
 def test_mappo_values_read_the_joint_state():
     """The critic's value of each state is that of a plain forward pass over what the seats before read and wrote, the context and the tokens."""
     game, learners = make("mappo", 3, False, 0, batch=6, context="none")
