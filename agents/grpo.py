@@ -64,14 +64,16 @@ class GRPO(GradientLearner):
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Every token of a response has the advantage of the response within its group."""
         logprobs, _, mismatch = self.behaviour(rollout)
-        advantage, factor = normalized(rollout.returns, cells(rollout, self.config.over), self.config.scale)  # (B,)
+        cell = cells(rollout, self.config.over)
+        advantage, factor = normalized(rollout.returns, cell, self.config.scale)  # (B,)
+        _, inverse = normalized(rollout.returns, cell, "cell")  # 0 in a cell without one
         if self.config.average == "response":  # the mean length keeps advantages in their units; `loss` takes it out again
             share = rollout.lengths.mean() / rollout.lengths
             advantage, factor = advantage * share, factor * share
         advantages = np.where(rollout.mask, advantage[:, None], 0.0)
         metrics = {
             "return": float(rollout.returns.mean()),
-            "flat": float((np.abs(advantage) < 1e-8).mean()),
+            "flat": float((inverse == 0).mean()),
             "logprob_mismatch": mismatch,
         }
         batch = Batch(rollout, logprobs, rollout.weighted(advantages), factor, reference=self.reference_hidden(rollout))

@@ -202,6 +202,16 @@ def test_grpo_loss_against_a_slow_oracle(weights, kind):
     assert clipped > 0
 
 
+@pytest.mark.parametrize("scale", ["cell", "batch", "none"])
+def test_grpo_counts_as_flat_what_has_no_spread_to_learn_from(scale):
+    """A response at the mean of a group that differs is not flat; two groups of four, one of which earned the same four times."""
+    game, learners = make("grpo", 1, False, 0, batch=8, group_size=4, **{"grpo.scale": scale, "kl.beta": 0.0})
+    rollout = rollout_of(game, learners)
+    for earned, flat in (([0, 0.5, 0.5, 1, 1, 2, 3, 4], 0.0), ([0, 0.5, 0.5, 1, 0.7, 0.7, 0.7, 0.7], 0.5)):
+        _, metrics = learners[0].prepare(replace(rollout, team_reward=np.array(earned, float), shaping=np.zeros(rollout.tokens.shape)))
+        assert metrics["flat"] == flat
+
+
 @pytest.mark.parametrize("micro", [0, 2])
 def test_grpo_averages_responses_in_any_minibatch(micro):
     """The mean over responses of the mean over their own tokens, and so for a KL in the loss, whatever lengths meet in a minibatch."""
