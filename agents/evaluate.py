@@ -14,12 +14,13 @@ import numpy as np
 
 from coevo_env.batch import BatchEnv, TurnBatch
 from coevo_env.build import build
-from coevo_env.core import Rules
+from coevo_env.core import Episode, Rules
 from coevo_env.kl import KLConfig
 from coevo_env.lm import Generation
 from coevo_env.metrics import summarize
 from coevo_env.rollout import Rollout
-from coevo_env.task import Prompt, Task
+from coevo_env.scoring import rate
+from coevo_env.task import Task
 
 from .config import Config
 from .learner import Actor
@@ -110,10 +111,9 @@ def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Ge
     ]
     if len(tries) == 1:
         return tries[0]
-    rules = game.rules
-    prompts = [game.episodes[row].prompt for row in rows]
+    rules, episodes = game.rules, [game.episodes[row] for row in rows]
     texts = [[rules.text(row[:length].tolist()) for row, length in zip(t.tokens, t.lengths, strict=True)] for t in tries]
-    rewards = np.stack([_rate(rules, prompts, said) for said in texts])  # (n, B')
+    rewards = np.stack([_task_reward(rules, episodes, said) for said in texts])  # (n, B')
     best = rewards.argmax(0)  # the first of equals
     tokens = np.zeros((len(rows), max(t.tokens.shape[1] for t in tries)), np.int64)
     lengths, logprobs = np.zeros(len(rows), np.int64), np.zeros(tokens.shape)
@@ -125,11 +125,11 @@ def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Ge
     return Generation(tokens[:, :width], lengths, logprobs[:, :width])
 
 
-def _rate(rules: Rules, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
+def _task_reward(rules: Rules, episodes: Sequence[Episode], texts: Sequence[str]) -> np.ndarray:
     """The task reward of single responses, (R,); joint terms, which judge a response beside the others, do not count."""
     rewards = np.zeros(len(texts))
-    for weight, function in rules.terms.values():
-        rewards += weight * np.asarray(function(list(prompts), list(texts)), np.float64)
+    for name, values in rate(rules, episodes, texts).items():
+        rewards += rules.terms[name][0] * values
     return rewards
 
 

@@ -196,14 +196,19 @@ def test_cuda_without_cuda(refused_run, refused, model):
 
 
 # -------------------------------------------------------------------- tasks of the user's own
+FAULTY_REWARDS = [
+    ("my_tasks:short", ["task 'mine', reward 'mine'", "returned 1 values for 2 responses", "expected one float for each"]),
+    ("my_tasks:nan", ["task 'mine', reward 'mine'", "returned nan for the response", "to prompt", "of the test split"]),
+    ("my_tasks:text", ["task 'mine', reward 'mine'", "'good', a str", "the response", "expected a list of floats"]),
+    ("my_tasks:raising", ["task 'mine', reward 'mine'", "ZeroDivisionError", "the response", "to prompt", "check_reward"]),
+    ("my_tasks:number", ["returned float", "expected a list of 2 floats"]),
+]
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("my_tasks:short", ["task 'mine', reward 'mine'", "returned 1 values for 2 responses", "expected one float for each"]),
-        ("my_tasks:nan", ["task 'mine', reward 'mine'", "returned nan for the response", "to prompt", "of the test split"]),
-        ("my_tasks:text", ["task 'mine', reward 'mine'", "'good', a str", "the response", "expected a list of floats"]),
-        ("my_tasks:raising", ["task 'mine', reward 'mine'", "ZeroDivisionError", "the response", "to prompt", "check_reward"]),
-        ("my_tasks:number", ["returned float", "expected a list of 2 floats"]),
+        *FAULTY_REWARDS,
         ("my_tasks:no_function", ["reward 'mine' is 3", "expected a function"]),
         ("my_tasks:no_placeholder", ["pioneer template 'hello' lacks {prompt}", "add it"]),
         ("my_tasks:other_placeholder", ["placeholder {partner}", "only {prompt}, {responses} can be filled"]),
@@ -221,6 +226,12 @@ def test_cuda_without_cuda(refused_run, refused, model):
 )
 def test_tasks_of_ones_own(function, says, refused_run):
     message = refused_run(task=function)
+    assert [part for part in says if part not in message] == [], message
+
+
+@pytest.mark.parametrize(("function", "says"), FAULTY_REWARDS)
+def test_rewards_that_choose_the_best_of_n(function, says, refused_run):
+    message = refused_run(task=function, learner="best_of_n")
     assert [part for part in says if part not in message] == [], message
 
 

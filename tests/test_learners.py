@@ -219,7 +219,10 @@ def test_grpo_averages_responses_in_any_minibatch(micro):
     options = {f"grpo.{name}": value for name, value in settings.items()}
     game, learners = make("grpo", 1, False, 0, batch=12, group_size=2, **options, **{"kl.mode": "loss", "task_options.max_new_tokens": 3})
     rollout, learner = rollout_of(game, learners), learners[0]
-    advantages, deviations = slow_groups(learner, rollout, ("agent", "cell", "token")), slow_groups(learner, rollout, ("agent", "none", "token"))
+    advantages, deviations = (
+        slow_groups(learner, rollout, ("agent", "cell", "token")),
+        slow_groups(learner, rollout, ("agent", "none", "token")),
+    )
     original, found, lengths = learner._step, [], []
 
     def kl(b, t):
