@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CheckFailed, CoevoError
+from .errors import CheckFailed, CoevoError, first_line
 from .tiny import tiny_lm
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_learner(
     Args:
         factory: `(policy, seed) -> learner`. The policy is a `tiny_lm` that the learner may change. A learner has `policy` (with
             `generate(contexts, max_new_tokens, sampling, uniforms) -> Generation`), `update(rollout) -> dict[str, float]`, `state_dict()` and
-            `load_state_dict(state)`. Choose settings with which it learns fast.
+            `load_state_dict(state)`; a state is flat: names of tensors and plain numbers. Choose settings with which it learns fast.
         iterations: Updates in which the reward has to rise.
         batch_size: Responses per update.
         group_size: Responses to each prompt in a row, for learners that compare them.
@@ -61,12 +61,12 @@ def check_learner(
         keys: set[str] | None = None
         for _ in range(2):
             keys = _step(first, game, keys)[1]
-        saved, played = copy.deepcopy(first.state_dict()), game.state_dict()
+        saved, played = _state(first), game.state_dict()
 
         second, other = make(2)
         for _ in range(2):
             _step(second, other, keys)
-        if where := _difference(first.state_dict(), second.state_dict()):
+        if where := _difference(_state(first), _state(second)):
             raise CheckFailed(
                 f"two learners of the same seed after 2 updates, at {where}",
                 "different states",
@@ -76,11 +76,11 @@ def check_learner(
         third, resumed = make(3)
         third.load_state_dict(saved)
         resumed.load_state_dict(played)
-        if where := _difference(third.state_dict(), saved):
+        if where := _difference(_state(third), saved):
             raise CheckFailed(f"a learner after load_state_dict, at {where}", "another state than was saved", "the state that was saved")
         for learner, its in ((first, game), (third, resumed)):
             _step(learner, its, keys)
-        if where := _difference(first.state_dict(), third.state_dict()):
+        if where := _difference(_state(first), _state(third)):
             raise CheckFailed(
                 f"save, load and one more update, at {where}",
                 "another state than without the interruption",
@@ -115,6 +115,26 @@ def _check_protocol(learner: Any) -> None:
         methods.append("policy.generate")
     if methods:
         raise CheckFailed(f"the learner, a {type(learner).__name__}", f"no {' and no '.join(methods)}", "the protocol in the docstring")
+
+
+def _state(learner: Any) -> dict[str, Any]:
+    """A copy of a learner's state, if it is one that can be saved: tensors as safetensors, which refuse to share memory, the rest as JSON."""
+    import torch
+    from safetensors.torch import save
+
+    what, flat = "learner.state_dict", "a flat dict of tensors and plain numbers, which can be saved"
+    state = learner.state_dict()
+    if not isinstance(state, Mapping):
+        raise CheckFailed(what, f"a {type(state).__name__}", flat)
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, (torch.Tensor, bool, int, float, str)):
+            raise CheckFailed(f"{what}, the entry {name!r}", f"a {type(value).__name__}", flat)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    try:
+        save(tensors)
+    except Exception as error:  # safetensors has errors of its own
+        raise CheckFailed(what, f"tensors that cannot be saved: {first_line(error)}", flat) from error
+    return {name: value.detach().clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
 def _step(learner: Any, game: BatchEnv, keys: set[str] | None) -> tuple[np.ndarray, set[str]]:

@@ -1,6 +1,5 @@
 """The kit for plug-ins: it accepts what is good, and each kind of bad plug-in breaks the promise that it should."""
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -181,22 +180,32 @@ class Reinforce:
         return {"loss": float(loss.detach())}
 
     def state_dict(self):
-        return {"weights": self.policy.module.state_dict(), "optimizer": self.optimizer.state_dict(), "calls": self.calls}
+        state = {f"weight.{number}": parameter for number, parameter in enumerate(self.parameters)}
+        for number, parameter in enumerate(self.parameters):
+            state.update({f"moment.{number}.{key}": value for key, value in self.optimizer.state[parameter].items()})
+        return {**state, "calls": self.calls}
 
     def load_state_dict(self, state):
-        self.policy.module.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.load_weights(state)
+        for number, parameter in enumerate(self.parameters):
+            moments = {key: state[f"moment.{number}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = moments
         self.calls = state["calls"]
+
+    def load_weights(self, state):
+        with torch.no_grad():
+            for number, parameter in enumerate(self.parameters):
+                parameter.copy_(state[f"weight.{number}"])
 
 
 class Forgetful(Reinforce):
     """Loses the moments of its optimiser."""
 
     def state_dict(self):
-        return {"weights": self.policy.module.state_dict()}
+        return {f"weight.{number}": parameter for number, parameter in enumerate(self.parameters)}
 
     def load_state_dict(self, state):
-        self.policy.module.load_state_dict(state["weights"])
+        self.load_weights(state)
 
 
 class Deaf(Reinforce):
@@ -243,6 +252,25 @@ class Lazy(Reinforce):
         super().__init__(policy, seed, rate=0.0)
 
 
+class Nested(Reinforce):
+    """Its state has another in it, as that of torch's optimisers."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+
+class Numpy(Reinforce):
+    def state_dict(self):
+        return {**super().state_dict(), "calls": np.array(self.calls)}
+
+
+class Tied(Reinforce):
+    """GPT-2's embedding and its head are one tensor by two names."""
+
+    def state_dict(self):
+        return {**super().state_dict(), **self.policy.module.state_dict()}
+
+
 class Half:
     def __init__(self, policy, seed):
         self.policy = policy
@@ -253,6 +281,9 @@ class Half:
 
 BAD_LEARNERS = {
     "no state_dict and no load_state_dict": Half,
+    "entry 'optimizer': got a dict; expected a flat dict of tensors": Nested,
+    "entry 'calls': got a ndarray; expected a flat dict of tensors": Numpy,
+    "tensors that cannot be saved: .*share memory": Tied,
     "without the interruption": Forgetful,
     "after load_state_dict": Deaf,
     "same seed": Noisy,
