@@ -50,7 +50,7 @@ def check_learner(
         import torch
 
         torch.manual_seed(noise)
-        learner = factory(tiny_lm(5, seed=3), 0)
+        learner = _called("the factory of the learner, called with (policy, seed)", factory, tiny_lm(5, seed=3), 0)
         _check_protocol(learner)
         return learner, _toy(batch_size, group_size)
 
@@ -74,7 +74,7 @@ def check_learner(
             )
 
         third, resumed = make(3)
-        third.load_state_dict(saved)
+        _called("learner.load_state_dict", third.load_state_dict, saved)
         resumed.load_state_dict(played)
         if where := _difference(_state(third), saved):
             raise CheckFailed(f"a learner after load_state_dict, at {where}", "another state than was saved", "the state that was saved")
@@ -109,6 +109,14 @@ def _toy(batch_size: int, group_size: int) -> BatchEnv:
     return BatchEnv(batch_size, toy.task(), tiny_lm(5, seed=3), **options)
 
 
+def _called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call into the learner returns; an exception is a promise that it broke."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise CheckFailed(what, f"{type(error).__name__}: {error}", "that it returns") from error
+
+
 def _check_protocol(learner: Any) -> None:
     methods = [name for name in ("update", "state_dict", "load_state_dict") if not callable(getattr(learner, name, None))]
     if not callable(getattr(getattr(learner, "policy", None), "generate", None)):
@@ -123,7 +131,7 @@ def _state(learner: Any) -> dict[str, Any]:
     from safetensors.torch import save
 
     what, flat = "learner.state_dict", "a flat dict of tensors and plain numbers, which can be saved"
-    state = learner.state_dict()
+    state = _called(what, learner.state_dict)
     if not isinstance(state, Mapping):
         raise CheckFailed(what, f"a {type(state).__name__}", flat)
     for name, value in state.items():
@@ -139,17 +147,22 @@ def _state(learner: Any) -> dict[str, Any]:
 
 def _step(learner: Any, game: BatchEnv, keys: set[str] | None) -> tuple[np.ndarray, set[str]]:
     """Plays a batch and updates; returns the rewards of the batch, (B,), and the keys of the metrics."""
-    try:
-        while (turn := game.begin_turn()) is not None:
-            drawn = learner.policy.generate(turn.contexts, turn.max_new_tokens, turn.sampling, turn.uniforms())
+    while (turn := game.begin_turn()) is not None:
+        asked = turn.contexts, turn.max_new_tokens, turn.sampling, turn.uniforms()
+        drawn = _called("learner.policy.generate", learner.policy.generate, *asked)
+        if missing := [name for name in ("tokens", "lengths", "logprobs") if not hasattr(drawn, name)]:
+            raise CheckFailed(
+                "learner.policy.generate", f"a {type(drawn).__name__} without {' and '.join(missing)}", "a coevo_env.lm.Generation"
+            )
+        try:
             game.submit_turn(drawn.tokens, drawn.lengths, drawn.logprobs, values=getattr(drawn, "values", None))
-    except CoevoError as error:
-        raise CheckFailed(
-            "learner.policy.generate", f"a turn that is refused: {error}", "whole legal turns with their log-probs"
-        ) from error
+        except (CoevoError, TypeError, ValueError) as error:  # the last two of what is no array of numbers
+            raise CheckFailed(
+                "learner.policy.generate", f"a turn that is refused: {error}", "whole legal turns with their log-probs"
+            ) from error
     (rollout,) = game.rollouts()
     before = copy.deepcopy(rollout)
-    metrics = learner.update(rollout)
+    metrics = _called("learner.update", learner.update, rollout)
     if where := _difference(vars(rollout), vars(before)):
         raise CheckFailed(f"learner.update, the rollout's {where}", "it changed", "that the rollout is left alone")
     if not isinstance(metrics, dict):

@@ -8,7 +8,7 @@ import torch
 
 from coevo_env.batch import BatchEnv
 from coevo_env.errors import ConfigError
-from coevo_env.lm import LanguageModel
+from coevo_env.lm import Generation, LanguageModel
 from coevo_env.reference import IntTokenizer
 from coevo_env.sampling import Sampling
 from coevo_env.task import Prompt, Task
@@ -135,6 +135,10 @@ BAD_TASKS = {
     "text, or a coevo_env.Prompt": {"train": ["1", 7]},
     "contexts that fit": {"train": ["1 2 3 4 " * 9]},
     "the scripted policy to do better": {"scripted": lambda prompt, responses: ""},
+    "called with '[1-4]' and no responses: got IndexError: list index out of range; expected text": {
+        "scripted": lambda prompt, responses: responses[0]
+    },
+    "called with '[1-4]' and no responses: got 7, a int; expected text": {"scripted": lambda prompt, responses: 7},
     "term 'matches'": {"rewards": {"matches": lambda prompts, responses: [1.0]}},
     "the observer template": {"separator": "", "templates": {"pioneer": "{prompt}", "observer": "{responses:.3} {prompt}"}},
 }
@@ -271,6 +275,54 @@ class Tied(Reinforce):
         return {**super().state_dict(), **self.policy.module.state_dict()}
 
 
+class Stillborn(Reinforce):
+    def __init__(self, policy):
+        super().__init__(policy, 0)
+
+
+class Clumsy(Reinforce):
+    def update(self, rollout):
+        return {"loss": rollout.no_such_thing}
+
+
+class Amnesiac(Reinforce):
+    def load_state_dict(self, state):
+        self.calls = state["updates"]
+
+
+class Secretive(Reinforce):
+    def state_dict(self):
+        raise NotImplementedError
+
+
+class Voice:
+    """A policy that says what it is told to."""
+
+    def __init__(self, says):
+        self.says = says
+
+    def generate(self, contexts, max_new_tokens, sampling, uniforms):
+        return self.says(contexts)
+
+
+class Mute(Reinforce):
+    def __init__(self, policy, seed):
+        super().__init__(policy, seed)
+        self.policy = Voice(lambda contexts: None)
+
+
+class Textual(Reinforce):
+    def __init__(self, policy, seed):
+        super().__init__(policy, seed)
+        self.policy = Voice(lambda contexts: Generation(np.zeros((len(contexts), 1), int), np.ones(len(contexts), int), [["a"]]))
+
+
+class Choking(Reinforce):
+    def __init__(self, policy, seed):
+        super().__init__(policy, seed)
+        self.policy = Voice(lambda contexts: contexts[1000])
+
+
 class Half:
     def __init__(self, policy, seed):
         self.policy = policy
@@ -281,6 +333,13 @@ class Half:
 
 BAD_LEARNERS = {
     "no state_dict and no load_state_dict": Half,
+    r"called with \(policy, seed\): got TypeError: .* positional argument": Stillborn,
+    "learner.update: got AttributeError: .*no_such_thing": Clumsy,
+    "learner.load_state_dict: got KeyError: 'updates'": Amnesiac,
+    "learner.state_dict: got NotImplementedError": Secretive,
+    "learner.policy.generate: got a NoneType without tokens and lengths and logprobs; expected a coevo_env.lm.Generation": Mute,
+    "learner.policy.generate: got a turn that is refused: could not convert": Textual,
+    "learner.policy.generate: got IndexError": Choking,
     "entry 'optimizer': got a dict; expected a flat dict of tensors": Nested,
     "entry 'calls': got a ndarray; expected a flat dict of tensors": Numpy,
     "tensors that cannot be saved: .*share memory": Tied,
@@ -305,5 +364,5 @@ def test_a_good_learner_passes():
 
 @pytest.mark.parametrize("message", BAD_LEARNERS)
 def test_a_bad_learner_is_named(message):
-    with pytest.raises(CheckFailed, match=message):
+    with pytest.raises(CheckFailed, match=message):  # never an error of its own
         check_learner(BAD_LEARNERS[message], iterations=6, batch_size=16)
