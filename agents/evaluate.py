@@ -23,7 +23,7 @@ from coevo_env.scoring import rate
 from coevo_env.task import Task
 
 from .config import Config
-from .learner import Actor
+from .learner import Actor, LearnerError
 
 __all__ = ["EVALUATION_SEED", "Evaluation", "describe", "draw", "evaluate", "evaluation_game", "play"]
 
@@ -105,10 +105,7 @@ def measure(rollout: Rollout) -> dict[str, float]:
 def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Generation:
     """Samples the turns of some rows; for a policy with `draws` > 1 that many of each, of which the one with the highest task reward counts."""
     contexts = [turn.contexts[row] for row in rows]
-    tries = [
-        policy.generate(contexts, turn.max_new_tokens, turn.sampling, turn.uniforms(rows, number))
-        for number in range(getattr(policy, "draws", 1))
-    ]
+    tries = [_generated(policy, contexts, turn, turn.uniforms(rows, number)) for number in range(getattr(policy, "draws", 1))]
     if len(tries) == 1:
         return tries[0]
     rules, episodes = game.rules, [game.episodes[row] for row in rows]
@@ -123,6 +120,20 @@ def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Ge
         tokens[row, :length], logprobs[row, :length] = chosen.tokens[row, :length], chosen.logprobs[row, :length]
     width = int(lengths.max())
     return Generation(tokens[:, :width], lengths, logprobs[:, :width])
+
+
+def _generated(policy: Actor, contexts: list[list[int]], turn: TurnBatch, uniforms: np.ndarray) -> Generation:
+    """What `generate` returned, if it is one turn for each context; what the turns say is checked by the game."""
+    drawn: Any = policy.generate(contexts, turn.max_new_tokens, turn.sampling, uniforms)
+    tokens, lengths, logprobs = (np.shape(getattr(drawn, name, 0.0)) for name in ("tokens", "lengths", "logprobs"))
+    whole = len(tokens) == 2 and tokens[0] == len(contexts) and tokens[1] <= turn.max_new_tokens
+    if not whole or lengths != tokens[:1] or logprobs != tokens:
+        raise LearnerError(
+            f"generate() of the policy, a {type(policy).__name__}, returned a {type(drawn).__name__} with tokens, lengths and logprobs of shape "
+            f"{tokens}, {lengths} and {logprobs}; expected a coevo_env.lm.Generation with ({len(contexts)}, T), ({len(contexts)},) and "
+            f"({len(contexts)}, T), T at most {turn.max_new_tokens}."
+        )
+    return drawn
 
 
 def _task_reward(rules: Rules, episodes: Sequence[Episode], texts: Sequence[str]) -> np.ndarray:

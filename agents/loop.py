@@ -32,7 +32,7 @@ from .communication import communication
 from .config import Config
 from .elastic_reset import ElasticReset
 from .evaluate import Evaluation, describe, evaluate, evaluation_game, play
-from .learner import checked, find_learner
+from .learner import checked, find_learner, promised
 from .logbook import Logbook
 from .opponents import Opponents
 from .policy import make_policies, remembering
@@ -99,7 +99,7 @@ class Run:
         self.held_out = evaluation_game(config, task, self.reference)
         self.held_out.rules.check_contexts()
         self.learners = [
-            find(policy, self.reference, config, rules.sampling, config.seed * 1000 + number)
+            promised(config.learner, find(policy, self.reference, config, rules.sampling, config.seed * 1000 + number))
             for number, policy in enumerate(self.policies[:1] if config.shared else self.policies)
         ]
         if config.elastic.every:
@@ -159,9 +159,10 @@ class Run:
         except Interrupted:
             raise
         except Exception as error:
-            if self.whole and self._is_finite() and not isinstance(error, CheckpointError):
-                with suppress(CoevoError):
-                    self._save()
+            if self.whole and not isinstance(error, CheckpointError):
+                with suppress(Exception):  # a state that cannot be had must not hide what stopped the run
+                    if self._is_finite():
+                        self._save()
             if isinstance(error, CoevoError):
                 saved = checkpoints(self.directory / "checkpoints")
                 where = f"the newest checkpoint is {saved[-1]}" if saved else "no checkpoint has been written yet"

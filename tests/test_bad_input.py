@@ -73,6 +73,27 @@ class Noting:
     def __init__(self, *arguments):
         open("called", "w").close()
 
+class Narrow:
+    def __init__(self, policy, config):
+        self.policy = policy
+
+class Idle:
+    def __init__(self, policy, reference, config, sampling, seed):
+        self.policy = self
+
+    def generate(self, contexts, max_new_tokens, sampling, uniforms):
+        return None
+
+class Mute(Idle):
+    def update(self, rollout):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
 def no_task():
     return {"prompts": []}
 
@@ -232,6 +253,24 @@ def test_tasks_of_ones_own(function, says, refused_run):
 @pytest.mark.parametrize(("function", "says"), FAULTY_REWARDS)
 def test_rewards_that_choose_the_best_of_n(function, says, refused_run):
     message = refused_run(task=function, learner="best_of_n")
+    assert [part for part in says if part not in message] == [], message
+
+
+# -------------------------------------------------------------------- learners of the user's own
+@pytest.mark.parametrize(
+    ("learner", "says"),
+    [
+        (
+            "my_tasks:Narrow",
+            ["'my_tasks:Narrow' cannot be made from policy, reference, config, sampling, seed", "too many", "five arguments"],
+        ),
+        ("my_tasks:constant", ["'my_tasks:constant' cannot be made", "3 is not a callable object", "Expected a class or function"]),
+        ("my_tasks:Idle", ["'my_tasks:Idle', a Idle, has no update and no state_dict and no load_state_dict; see docs/add_a_learner.md"]),
+        ("my_tasks:Mute", ["generate() of the policy, a Mute, returned a NoneType", "expected a coevo_env.lm.Generation with (2, T)"]),
+    ],
+)
+def test_learners_of_ones_own(learner, says, refused_run):
+    message = refused_run(learner=learner)
     assert [part for part in says if part not in message] == [], message
 
 
