@@ -181,7 +181,12 @@ def refused_run(refused, model, here):
         ({"ppo__decay_updates": -1}, ["ppo.decay_updates=-1"]),
         ({"ppo__whiten": "maybe"}, ["ppo.whiten='maybe'", "type bool"]),
         ({"lora__rank": 0}, ["lora.rank=0", "from 1"]),
-        ({"weights": "lora", "lora__targets": "nothing"}, ["targets='nothing'", "not found in the base model"]),
+        (
+            {"weights": "lora", "lora__targets": "nothing"},
+            ["targets='nothing'", "no module 'nothing' in the model", "c_attn, c_fc, c_proj"],
+        ),
+        ({"weights": "lora", "lora__targets": "c_attn,nothing"}, ["no module 'nothing'", "with commas between them, or 'all-linear'"]),
+        ({"weights": "lora", "lora__targets": ""}, ["lora.targets=''", "no module ''"]),
         ({"task_options": 3}, ["task_options='3'", "type dict"]),
         ({"task_options.vocabulary": 7}, ["task 'toy'", "unexpected keyword argument 'vocabulary'", "Its options are", "vocab_size"]),
         ({"task_options.vocab_size": "many"}, ["task 'toy'", "'many'"]),
