@@ -1,7 +1,8 @@
 """What a learner is: a policy that generates, an update that takes a rollout, and a state that can be saved.
 
-One idea: a learner owns weights, moments and values, and nothing else. It never sees the environment, its partners, roles or text; beta,
-rewards and log-probs reach it in the rollout.
+One idea: a learner owns weights, moments and values, and nothing else. It never sees the environment, the reward function or its partners'
+weights; token ids, log-probs, rewards and beta reach it in the rollout, with the seats of its turns and what the seats before them said for
+learners that want to know.
 """
 
 from __future__ import annotations
