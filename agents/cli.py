@@ -143,7 +143,12 @@ def train(
 def evaluate(
     agent: Annotated[str, typer.Argument(help="A run folder, a saved agent in it (RUN/agents/llm1), any model directory, or a hub name.")],
     task: Annotated[str | None, typer.Option(help="Task; by default the run's, else sentiment.")] = None,
-    reference: Annotated[str | None, typer.Option(help="Model to measure KL against; by default the run's initial model.")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to measure KL against; by default the run's initial model. A model that belongs to no run needs it for a KL."
+        ),
+    ] = None,
     prompts: Annotated[int, typer.Option(help="Held-out prompts.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
 ) -> None:
@@ -168,7 +173,8 @@ def evaluate(
 
     base = load(reference or config.model)
     game = evaluation_game(config, the_task, base)
-    rows = {"reference": base, **{name: load(path) for name, path in models.items()}}
+    alone = reference is None and config.model in models.values()  # a KL of the model to itself would say that nothing was learned
+    rows = dict.fromkeys(models, base) if alone else {"reference": base, **{name: load(path) for name, path in models.items()}}
     for name, model in rows.items():
         if model.vocab_size != base.vocab_size:
             raise ConfigError(
@@ -177,13 +183,15 @@ def evaluate(
             )
     table = Table(title=f"{the_task.name}: {game.batch_size} held-out prompts, each agent alone")
     results = {name: measure(game, model, name) for name, model in rows.items()}
-    keys = list(next(iter(results.values())).metrics)
+    keys = [key for key in next(iter(results.values())).metrics if not (alone and key == "kl")]
     table.add_column("metric")
     for name in rows:
         table.add_column(name, justify="right")
     for key in keys:
         table.add_row(key, *(f"{result.metrics[key]:.4f}" for result in results.values()))
     console.print(table)
+    if alone:
+        _say(f"No KL: {agent} belongs to no run. Give --reference, the model that it was trained from, to measure one.")
 
 
 @app.command()

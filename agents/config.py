@@ -156,6 +156,11 @@ class Config:
                 f"num_agents={self.num_agents} with population.capacity={self.population.capacity}, communication={self.communication}; expected "
                 "at least 2 agents: a population of one has nobody to play against or to talk to."
             )
+        if self.roles in ("bandit", "score") and self.num_agents > 1 and not self.eval_every:
+            raise ConfigError(
+                f"roles={self.roles!r} with eval_every=0; these roles move by held-out rewards, of which there would be none before the end. "
+                "Set eval_every >= 1, or roles='never'."
+            )
         if self.communication and self.context == "none":
             raise ConfigError("communication=True with context='none'; nobody reads anybody there. Leave the measurement off.")
         if self.updates == "sequential" and self.shared:

@@ -14,15 +14,16 @@ import numpy as np
 
 from coevo_env.batch import BatchEnv, TurnBatch
 from coevo_env.build import build
-from coevo_env.core import Rules
+from coevo_env.core import Episode, Rules
 from coevo_env.kl import KLConfig
 from coevo_env.lm import Generation
 from coevo_env.metrics import summarize
 from coevo_env.rollout import Rollout
-from coevo_env.task import Prompt, Task
+from coevo_env.scoring import rate
+from coevo_env.task import Task
 
 from .config import Config
-from .learner import Actor
+from .learner import Actor, LearnerError
 
 __all__ = ["EVALUATION_SEED", "Evaluation", "describe", "draw", "evaluate", "evaluation_game", "play"]
 
@@ -104,16 +105,12 @@ def measure(rollout: Rollout) -> dict[str, float]:
 def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Generation:
     """Samples the turns of some rows; for a policy with `draws` > 1 that many of each, of which the one with the highest task reward counts."""
     contexts = [turn.contexts[row] for row in rows]
-    tries = [
-        policy.generate(contexts, turn.max_new_tokens, turn.sampling, turn.uniforms(rows, number))
-        for number in range(getattr(policy, "draws", 1))
-    ]
+    tries = [_generated(policy, contexts, turn, turn.uniforms(rows, number)) for number in range(getattr(policy, "draws", 1))]
     if len(tries) == 1:
         return tries[0]
-    rules = game.rules
-    prompts = [game.episodes[row].prompt for row in rows]
+    rules, episodes = game.rules, [game.episodes[row] for row in rows]
     texts = [[rules.text(row[:length].tolist()) for row, length in zip(t.tokens, t.lengths, strict=True)] for t in tries]
-    rewards = np.stack([_rate(rules, prompts, said) for said in texts])  # (n, B')
+    rewards = np.stack([_task_reward(rules, episodes, said) for said in texts])  # (n, B')
     best = rewards.argmax(0)  # the first of equals
     tokens = np.zeros((len(rows), max(t.tokens.shape[1] for t in tries)), np.int64)
     lengths, logprobs = np.zeros(len(rows), np.int64), np.zeros(tokens.shape)
@@ -125,11 +122,25 @@ def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Ge
     return Generation(tokens[:, :width], lengths, logprobs[:, :width])
 
 
-def _rate(rules: Rules, prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
+def _generated(policy: Actor, contexts: list[list[int]], turn: TurnBatch, uniforms: np.ndarray) -> Generation:
+    """What `generate` returned, if it is one turn for each context; what the turns say is checked by the game."""
+    drawn: Any = policy.generate(contexts, turn.max_new_tokens, turn.sampling, uniforms)
+    tokens, lengths, logprobs = (np.shape(getattr(drawn, name, 0.0)) for name in ("tokens", "lengths", "logprobs"))
+    whole = len(tokens) == 2 and tokens[0] == len(contexts) and tokens[1] <= turn.max_new_tokens
+    if not whole or lengths != tokens[:1] or logprobs != tokens:
+        raise LearnerError(
+            f"generate() of the policy, a {type(policy).__name__}, returned a {type(drawn).__name__} with tokens, lengths and logprobs of shape "
+            f"{tokens}, {lengths} and {logprobs}; expected a coevo_env.lm.Generation with ({len(contexts)}, T), ({len(contexts)},) and "
+            f"({len(contexts)}, T), T at most {turn.max_new_tokens}."
+        )
+    return drawn
+
+
+def _task_reward(rules: Rules, episodes: Sequence[Episode], texts: Sequence[str]) -> np.ndarray:
     """The task reward of single responses, (R,); joint terms, which judge a response beside the others, do not count."""
     rewards = np.zeros(len(texts))
-    for weight, function in rules.terms.values():
-        rewards += weight * np.asarray(function(list(prompts), list(texts)), np.float64)
+    for name, values in rate(rules, episodes, texts).items():
+        rewards += rules.terms[name][0] * values
     return rewards
 
 

@@ -41,7 +41,7 @@ class GRPOConfig(GradientConfig):
         clip: Range of the probability ratio.
         over: Which responses to a prompt are compared: "prompt", "agent", "role" or "agent+role"; see `coevo_agents.objectives.cells`.
         scale: What centred returns are divided by: the standard deviation of their "cell" (GRPO) or of the "batch", or "none" (Dr. GRPO).
-        average: "token" weighs all tokens of a minibatch alike; "response" averages within each response first (GRPO).
+        average: "token" weighs all tokens of a minibatch alike; "response" averages within each response first, then over responses (GRPO).
     """
 
     clip: float = 0.2
@@ -64,25 +64,30 @@ class GRPO(GradientLearner):
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Every token of a response has the advantage of the response within its group."""
         logprobs, _, mismatch = self.behaviour(rollout)
-        advantage, factor = normalized(rollout.returns, cells(rollout, self.config.over), self.config.scale)  # (B,)
-        if self.config.average == "response":  # sums over a minibatch are divided by its tokens, hence the mean length
+        cell = cells(rollout, self.config.over)
+        advantage, factor = normalized(rollout.returns, cell, self.config.scale)  # (B,)
+        _, inverse = normalized(rollout.returns, cell, "cell")  # 0 in a cell without one
+        if self.config.average == "response":  # the mean length keeps advantages in their units; `loss` takes it out again
             share = rollout.lengths.mean() / rollout.lengths
             advantage, factor = advantage * share, factor * share
         advantages = np.where(rollout.mask, advantage[:, None], 0.0)
         metrics = {
             "return": float(rollout.returns.mean()),
-            "flat": float((np.abs(advantage) < 1e-8).mean()),
+            "flat": float((inverse == 0).mean()),
             "logprob_mismatch": mismatch,
         }
         batch = Batch(rollout, logprobs, rollout.weighted(advantages), factor, reference=self.reference_hidden(rollout))
         return batch, metrics
 
     def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The clipped policy loss of some rows, divided by the tokens of the minibatch."""
+        """The clipped policy loss of some rows, divided by the tokens or by the responses of the minibatch."""
         seen = self.forward(batch, rows)
         policy, stats = clipped_policy_loss(seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), self.config.clip)
         kl, kl_part = self.kl_loss(batch, rows, seen)
-        return (policy + kl) / tokens, per_token({"loss/policy": policy, **kl_part, **stats}, tokens)
+        divisor = float(tokens)
+        if self.config.average == "response":  # the tokens of a minibatch would be another mean length in each
+            divisor = (self.config.minibatch_size or len(batch.rollout)) * float(batch.rollout.lengths.mean())
+        return (policy + kl) / divisor, {"loss/policy": policy / divisor, **per_token({**kl_part, **stats}, tokens)}
 
 
 def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> GRPO:

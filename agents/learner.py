@@ -1,12 +1,14 @@
 """What a learner is: a policy that generates, an update that takes a rollout, and a state that can be saved.
 
-One idea: a learner owns weights, moments and values, and nothing else. It never sees the environment, its partners, roles or text; beta,
-rewards and log-probs reach it in the rollout.
+One idea: a learner owns weights, moments and values, and nothing else. It never sees the environment, the reward function or its partners'
+weights; token ids, log-probs, rewards and beta reach it in the rollout, with the seats of its turns and what the seats before them said for
+learners that want to know.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from coevo_env.lm import Generation
 from coevo_env.rollout import Rollout
 from coevo_env.sampling import Sampling
 
-__all__ = ["LEARNERS", "Actor", "Learner", "LearnerError", "Policy", "State", "checked", "find_learner"]
+__all__ = ["LEARNERS", "Actor", "Learner", "LearnerError", "Policy", "State", "checked", "find_learner", "promised"]
 
 
 class LearnerError(CoevoError):
@@ -81,19 +83,49 @@ LEARNERS = {
 """Name -> factory `(policy: ActorCritic, reference: LanguageModel, config: Config, sampling: Sampling, seed: int) -> Learner`. A class whose
 constructor takes these five is a factory too."""
 
+ARGUMENTS = ("policy", "reference", "config", "sampling", "seed")
+"""What a factory is called with, by position."""
+
 
 def find_learner(spec: str) -> Callable[..., Any]:
-    """The factory that a name or `"package.module:Class"` (or `":function"`) stands for."""
+    """The factory that a name or `"package.module:Class"` (or `":function"`) stands for.
+
+    Raises:
+        ConfigError: There is none of that name, or it does not take the five arguments.
+    """
     target = LEARNERS.get(spec, spec)
     module, _, attribute = target.partition(":")
     if not attribute:
         raise unknown_name("learner", spec, [*LEARNERS, "package.module:Class"])
     try:
-        return getattr(importlib.import_module(module), attribute)
+        factory = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a module of the user's can fail in any way
         raise ConfigError(
             f"learner {spec!r} could not be imported: {type(error).__name__}: {error}. Expected 'package.module:Class'."
         ) from error
+    try:
+        inspect.signature(factory).bind(*ARGUMENTS)
+    except TypeError as error:
+        raise ConfigError(
+            f"learner {spec!r} cannot be made from {', '.join(ARGUMENTS)}: {error}. Expected a class or function that takes these five arguments."
+        ) from error
+    except ValueError:  # what is written in C need not say what it takes
+        pass
+    return factory
+
+
+def promised(spec: str, learner: Any) -> Any:
+    """A learner that a factory made, if it has what the training loop calls.
+
+    Raises:
+        LearnerError: It lacks a method or a policy that generates.
+    """
+    missing = [name for name in ("update", "state_dict", "load_state_dict") if not callable(getattr(learner, name, None))]
+    if not callable(getattr(getattr(learner, "policy", None), "generate", None)):
+        missing.append("policy.generate")
+    if missing:
+        raise LearnerError(f"learner {spec!r}, a {type(learner).__name__}, has no {' and no '.join(missing)}; see docs/add_a_learner.md.")
+    return learner
 
 
 def checked(name: str, metrics: Any, keys: set[str] | None = None) -> dict[str, float]:

@@ -32,12 +32,12 @@ from .communication import communication
 from .config import Config
 from .elastic_reset import ElasticReset
 from .evaluate import Evaluation, describe, evaluate, evaluation_game, play
-from .learner import checked, find_learner
+from .learner import checked, find_learner, promised
 from .logbook import Logbook
 from .opponents import Opponents
 from .policy import make_policies, remembering
 from .runfolder import claim, deferred_interrupt, extend, initial_model, save_initial, write_config
-from .schemes import drift, order
+from .schemes import drift, importance, order
 from .warm_start import warm_start
 
 __all__ = ["Interrupted", "Run"]
@@ -99,7 +99,7 @@ class Run:
         self.held_out = evaluation_game(config, task, self.reference)
         self.held_out.rules.check_contexts()
         self.learners = [
-            find(policy, self.reference, config, rules.sampling, config.seed * 1000 + number)
+            promised(config.learner, find(policy, self.reference, config, rules.sampling, config.seed * 1000 + number))
             for number, policy in enumerate(self.policies[:1] if config.shared else self.policies)
         ]
         if config.elastic.every:
@@ -159,9 +159,10 @@ class Run:
         except Interrupted:
             raise
         except Exception as error:
-            if self.whole and self._is_finite() and not isinstance(error, CheckpointError):
-                with suppress(CoevoError):
-                    self._save()
+            if self.whole and not isinstance(error, CheckpointError):
+                with suppress(Exception):  # a state that cannot be had must not hide what stopped the run
+                    if self._is_finite():
+                        self._save()
             if isinstance(error, CoevoError):
                 saved = checkpoints(self.directory / "checkpoints")
                 where = f"the newest checkpoint is {saved[-1]}" if saved else "no checkpoint has been written yet"
@@ -212,7 +213,7 @@ class Run:
 
     def _update(self, rollouts: list[Rollout], playing: list[int], metrics: dict[str, float]) -> list[int]:
         """Updates the learners whose turn it is, in their order, by what their agents `playing` in this iteration did; returns those agents."""
-        config, weights = self.config, np.ones(self.config.batch_size)
+        config, drifted = self.config, np.zeros(self.config.batch_size)
         episodes = self.iteration * config.batch_size + np.arange(config.batch_size)
         turn = order(config.updates, self.iteration, len(self.learners), config.alternate_every, config.seed)
         updated: list[int] = []
@@ -222,13 +223,13 @@ class Run:
                 continue
             rollout = Rollout.merge([rollouts[member] for member in members])
             if config.updates == "sequential":
-                rollout = replace(rollout, weights=weights[np.searchsorted(episodes, rollout.episodes)])
+                rollout = replace(rollout, weights=importance(drifted)[np.searchsorted(episodes, rollout.episodes)])
             stats = checked(self.agents[members[0]], learner.update(rollout), self.keys.get(number))
             self.keys[number] = set(stats)
             if config.updates == "sequential":
-                stats["importance"] = float(weights.mean())
+                stats["importance"] = float(importance(drifted).mean())
                 if position + 1 < len(turn):
-                    weights = weights * drift(learner.policy, rollout, self.game.rules.sampling, episodes)
+                    drifted = drifted + drift(learner.policy, rollout, self.game.rules.sampling, episodes)
             for member in members:
                 metrics.update({f"{self.agents[member]}/{tag}": value for tag, value in stats.items()})
             updated += members

@@ -32,7 +32,7 @@ class LoRAConfig:
     Attributes:
         rank: Rank r.
         alpha: Scale alpha; the update is alpha / r * B A.
-        targets: Module names, or "all-linear".
+        targets: Module names with commas between them, such as "q_proj,v_proj", or "all-linear".
     """
 
     rank: int = 8
@@ -42,6 +42,23 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.rank <= 65_536 or not 1 <= self.alpha <= 65_536:
             raise ConfigError(f"lora.rank={self.rank}, lora.alpha={self.alpha}; expected whole numbers from 1 to 65536.")
+
+    def modules(self, model: torch.nn.Module) -> str | list[str]:
+        """What peft takes as targets: a list, because it reads a single text as a regular expression for whole paths.
+
+        Raises:
+            ConfigError: The model has no module of that name.
+        """
+        if self.targets == "all-linear":
+            return self.targets
+        names, paths = [name.strip() for name in self.targets.split(",")], [f".{path}" for path, _ in model.named_modules()]
+        if missing := [name for name in names if not name or not any(path.endswith(f".{name}") for path in paths)]:
+            linear = {path.rpartition(".")[2] for path, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D")}
+            raise ConfigError(
+                f"lora.targets={self.targets!r}: no module {missing[0]!r} in the model; expected names of its layers "
+                f"({', '.join(sorted(linear))}) with commas between them, or 'all-linear'."
+            )
+        return names
 
 
 class ActorCritic:
@@ -156,11 +173,13 @@ def make_policies(
         return policies, base
     from peft import LoraConfig, get_peft_model
 
-    def settings() -> Any:
-        return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, lora_dropout=0.0, task_type="CAUSAL_LM")
-
     if base.is_peft:
         raise ConfigError("the initial model already carries adapters; merge them into it before training adapters on it.")
+    targets = lora.modules(base.module)
+
+    def settings() -> Any:
+        return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+
     with torch.random.fork_rng(), quiet():  # peft initialises A from the global generator; ours is put back
         torch.manual_seed(seed)
         try:

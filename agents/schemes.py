@@ -19,12 +19,12 @@ from coevo_env.rng import rng
 from coevo_env.rollout import Rollout
 from coevo_env.sampling import Sampling
 
-__all__ = ["SCHEMES", "check_scheme", "drift", "order"]
+__all__ = ["SCHEMES", "check_scheme", "drift", "importance", "order"]
 
 SCHEMES = ("simultaneous", "alternating", "sequential")
 
 MAX_RATIO = 2.0
-"""An importance weight is cut here: a product over a whole turn has no bound of its own."""
+"""An importance weight is cut here: a product over the turns of several agents has no bound of its own."""
 
 
 def check_scheme(name: str) -> None:
@@ -64,10 +64,22 @@ def drift(policy: Any, rollout: Rollout, sampling: Sampling, episodes: np.ndarra
         episodes: int (B,), the episodes of the batch in order.
 
     Returns:
-        float64 (B,): the product of pi_new / pi_old over the agent's tokens, at most `MAX_RATIO`; 1 where it had no turn.
+        float64 (B,): the sum of log pi_new - log pi_old over the agent's tokens, in nats; 0 where it had no turn. Those of several agents
+        add up, and `importance` makes a weight of the sum.
     """
     new = policy.lm.score(rollout.contexts, rollout.tokens, rollout.lengths, sampling)
     change = (new - rollout.logprobs).sum(1)
     total = np.zeros(len(episodes))
     np.add.at(total, np.searchsorted(episodes, rollout.episodes), change)
-    return np.minimum(np.exp(total), MAX_RATIO)
+    return total
+
+
+def importance(total: np.ndarray) -> np.ndarray:
+    """The weights of episodes whose turns have drifted by `total` nats altogether, at most `MAX_RATIO` each.
+
+    Only the whole product is cut: ten times as likely and then a tenth as likely is as likely as before.
+
+    >>> importance(np.log([0.5, 1.5, 10.0, 10.0 * 0.1])).round(6).tolist()
+    [0.5, 1.5, 2.0, 1.0]
+    """
+    return np.exp(np.minimum(total, np.log(MAX_RATIO)))

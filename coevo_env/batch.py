@@ -318,9 +318,9 @@ class BatchEnv:
         totals = np.stack([record.kl.sum(1) for record in self._records], 1)  # (B, N)
         actors = np.stack([record.agents for record in self._records], 1)
         for controller in dict.fromkeys(self.controllers[agent] for agent in chosen):
-            kl = totals[np.isin(actors, [agent for agent in chosen if self.controllers[agent] is controller])]
-            if len(kl):
-                controller.update(float(kl.mean()), len(kl))
+            theirs = np.isin(actors, [agent for agent in chosen if self.controllers[agent] is controller])  # (B, N)
+            if theirs.any():
+                controller.update(float(totals[theirs].mean()), int(theirs.any(1).sum()))  # agents who share one play the same episodes
         return [controller.beta for controller in self.controllers]
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CheckFailed, CoevoError
+from .errors import CheckFailed, CoevoError, first_line
 from .tiny import tiny_lm
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_learner(
     Args:
         factory: `(policy, seed) -> learner`. The policy is a `tiny_lm` that the learner may change. A learner has `policy` (with
             `generate(contexts, max_new_tokens, sampling, uniforms) -> Generation`), `update(rollout) -> dict[str, float]`, `state_dict()` and
-            `load_state_dict(state)`. Choose settings with which it learns fast.
+            `load_state_dict(state)`; a state is flat: names of tensors and plain numbers. Choose settings with which it learns fast.
         iterations: Updates in which the reward has to rise.
         batch_size: Responses per update.
         group_size: Responses to each prompt in a row, for learners that compare them.
@@ -50,7 +50,7 @@ def check_learner(
         import torch
 
         torch.manual_seed(noise)
-        learner = factory(tiny_lm(5, seed=3), 0)
+        learner = _called("the factory of the learner, called with (policy, seed)", factory, tiny_lm(5, seed=3), 0)
         _check_protocol(learner)
         return learner, _toy(batch_size, group_size)
 
@@ -61,12 +61,12 @@ def check_learner(
         keys: set[str] | None = None
         for _ in range(2):
             keys = _step(first, game, keys)[1]
-        saved, played = copy.deepcopy(first.state_dict()), game.state_dict()
+        saved, played = _state(first), game.state_dict()
 
         second, other = make(2)
         for _ in range(2):
             _step(second, other, keys)
-        if where := _difference(first.state_dict(), second.state_dict()):
+        if where := _difference(_state(first), _state(second)):
             raise CheckFailed(
                 f"two learners of the same seed after 2 updates, at {where}",
                 "different states",
@@ -74,13 +74,13 @@ def check_learner(
             )
 
         third, resumed = make(3)
-        third.load_state_dict(saved)
+        _called("learner.load_state_dict", third.load_state_dict, saved)
         resumed.load_state_dict(played)
-        if where := _difference(third.state_dict(), saved):
+        if where := _difference(_state(third), saved):
             raise CheckFailed(f"a learner after load_state_dict, at {where}", "another state than was saved", "the state that was saved")
         for learner, its in ((first, game), (third, resumed)):
             _step(learner, its, keys)
-        if where := _difference(first.state_dict(), third.state_dict()):
+        if where := _difference(_state(first), _state(third)):
             raise CheckFailed(
                 f"save, load and one more update, at {where}",
                 "another state than without the interruption",
@@ -109,6 +109,14 @@ def _toy(batch_size: int, group_size: int) -> BatchEnv:
     return BatchEnv(batch_size, toy.task(), tiny_lm(5, seed=3), **options)
 
 
+def _called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call into the learner returns; an exception is a promise that it broke."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise CheckFailed(what, f"{type(error).__name__}: {error}", "that it returns") from error
+
+
 def _check_protocol(learner: Any) -> None:
     methods = [name for name in ("update", "state_dict", "load_state_dict") if not callable(getattr(learner, name, None))]
     if not callable(getattr(getattr(learner, "policy", None), "generate", None)):
@@ -117,19 +125,44 @@ def _check_protocol(learner: Any) -> None:
         raise CheckFailed(f"the learner, a {type(learner).__name__}", f"no {' and no '.join(methods)}", "the protocol in the docstring")
 
 
+def _state(learner: Any) -> dict[str, Any]:
+    """A copy of a learner's state, if it is one that can be saved: tensors as safetensors, which refuse to share memory, the rest as JSON."""
+    import torch
+    from safetensors.torch import save
+
+    what, flat = "learner.state_dict", "a flat dict of tensors and plain numbers, which can be saved"
+    state = _called(what, learner.state_dict)
+    if not isinstance(state, Mapping):
+        raise CheckFailed(what, f"a {type(state).__name__}", flat)
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, (torch.Tensor, bool, int, float, str)):
+            raise CheckFailed(f"{what}, the entry {name!r}", f"a {type(value).__name__}", flat)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    try:
+        save(tensors)
+    except Exception as error:  # safetensors has errors of its own
+        raise CheckFailed(what, f"tensors that cannot be saved: {first_line(error)}", flat) from error
+    return {name: value.detach().clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+
+
 def _step(learner: Any, game: BatchEnv, keys: set[str] | None) -> tuple[np.ndarray, set[str]]:
     """Plays a batch and updates; returns the rewards of the batch, (B,), and the keys of the metrics."""
-    try:
-        while (turn := game.begin_turn()) is not None:
-            drawn = learner.policy.generate(turn.contexts, turn.max_new_tokens, turn.sampling, turn.uniforms())
+    while (turn := game.begin_turn()) is not None:
+        asked = turn.contexts, turn.max_new_tokens, turn.sampling, turn.uniforms()
+        drawn = _called("learner.policy.generate", learner.policy.generate, *asked)
+        if missing := [name for name in ("tokens", "lengths", "logprobs") if not hasattr(drawn, name)]:
+            raise CheckFailed(
+                "learner.policy.generate", f"a {type(drawn).__name__} without {' and '.join(missing)}", "a coevo_env.lm.Generation"
+            )
+        try:
             game.submit_turn(drawn.tokens, drawn.lengths, drawn.logprobs, values=getattr(drawn, "values", None))
-    except CoevoError as error:
-        raise CheckFailed(
-            "learner.policy.generate", f"a turn that is refused: {error}", "whole legal turns with their log-probs"
-        ) from error
+        except (CoevoError, TypeError, ValueError) as error:  # the last two of what is no array of numbers
+            raise CheckFailed(
+                "learner.policy.generate", f"a turn that is refused: {error}", "whole legal turns with their log-probs"
+            ) from error
     (rollout,) = game.rollouts()
     before = copy.deepcopy(rollout)
-    metrics = learner.update(rollout)
+    metrics = _called("learner.update", learner.update, rollout)
     if where := _difference(vars(rollout), vars(before)):
         raise CheckFailed(f"learner.update, the rollout's {where}", "it changed", "that the rollout is left alone")
     if not isinstance(metrics, dict):

@@ -18,7 +18,7 @@ from .errors import NonFiniteError, RewardError
 if TYPE_CHECKING:
     from .core import Episode, Rules
 
-__all__ = ["Scores", "score"]
+__all__ = ["Scores", "rate", "score"]
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,13 @@ class Scores:
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is named in the end
 def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
     """See `Rules.score`."""
-    prompts = [episode.prompt for episode in episodes for _ in episode.turns]
-    responses = [turn.text for episode in episodes for turn in episode.turns]
     shape = (len(episodes), rules.num_agents)
-    terms: dict[str, np.ndarray] = {}
+    asked = [episode for episode in episodes for _ in episode.turns]
+    rated = rate(rules, asked, [turn.text for episode in episodes for turn in episode.turns])
+    terms = {name: values.reshape(shape) for name, values in rated.items()}
     task = np.zeros(shape)
-
-    def about(row: int) -> str:
-        episode = episodes[row // rules.num_agents]
-        return f"the response {responses[row]!r} to prompt {_prompt(rules, episode)}"
-
-    for name, (weight, function) in rules.terms.items():
-        where = f"task {rules.task.name!r}, reward {name!r}"
-        raw = _ask(where, function, prompts, responses, about, "check_reward")
-        values = _numbers(where, raw, len(responses), about).reshape(shape)
-        terms[name] = values
-        task = task + weight * values  # (B, N)
+    for name, values in terms.items():
+        task = task + rules.terms[name][0] * values  # (B, N)
     if rules.joint_terms:
         together = [tuple(turn.text for turn in episode.turns) for episode in episodes]
 
@@ -81,11 +72,31 @@ def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
     finite = np.isfinite(task) & np.isfinite(team)
     if not finite.all():
         row, seat = np.argwhere(~finite)[0]
+        said, prompt = episodes[row].turns[seat].text, _prompt(rules, episodes[row])
         raise NonFiniteError(
             f"task {rules.task.name!r}: the weighted sum of the rewards, {task[row, seat]}, or the team reward, {team[row, seat]}, of "
-            f"{about(row * rules.num_agents + seat)} is more than a float can hold; expected finite numbers. Use smaller weights or rewards."
+            f"the response {said!r} to prompt {prompt} is more than a float can hold; expected finite numbers. Use smaller weights or rewards."
         )
     return Scores(terms, task, team)
+
+
+def rate(rules: Rules, episodes: Sequence[Episode], responses: Sequence[str]) -> dict[str, np.ndarray]:
+    """Raw value of each ordinary reward term, (R,): response i answers the prompt of episode i, which need not have been played.
+
+    Raises:
+        RewardError, NonFiniteError: See `Rules.score`.
+    """
+    prompts, said = [episode.prompt for episode in episodes], list(responses)
+
+    def about(row: int) -> str:
+        return f"the response {said[row]!r} to prompt {_prompt(rules, episodes[row])}"
+
+    terms = {}
+    for name, (_, function) in rules.terms.items():
+        where = f"task {rules.task.name!r}, reward {name!r}"
+        raw = _ask(where, function, prompts, said, about, "check_reward")
+        terms[name] = _numbers(where, raw, len(said), about)
+    return terms
 
 
 def _prompt(rules: Rules, episode: Episode) -> str:

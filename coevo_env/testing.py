@@ -297,8 +297,21 @@ def _answers(rules: Rules, prompts: Sequence[Prompt]) -> dict[str, list[str]]:
         "random tokens": _random(rules, len(prompts), 1),
     }
     if rules.task.scripted is not None:
-        result["scripted"] = [spoken(rules.task.scripted(prompt, [])) for prompt in prompts]
+        result["scripted"] = [spoken(_scripted(rules, prompt)) for prompt in prompts]
     return result
+
+
+def _scripted(rules: Rules, prompt: Prompt) -> str:
+    """What the scripted policy says to a prompt alone."""
+    what = f"task {rules.task.name!r}, the scripted policy, called with {_short(prompt)} and no responses"
+    assert rules.task.scripted is not None
+    try:
+        said = rules.task.scripted(prompt, [])
+    except Exception as error:
+        raise CheckFailed(what, f"{type(error).__name__}: {error}", "text") from error
+    if not isinstance(said, str):
+        raise CheckFailed(what, f"{said!r}, a {type(said).__name__}", "text")
+    return said
 
 
 def _random(rules: Rules, count: int, seed: int) -> list[str]:

@@ -73,6 +73,27 @@ class Noting:
     def __init__(self, *arguments):
         open("called", "w").close()
 
+class Narrow:
+    def __init__(self, policy, config):
+        self.policy = policy
+
+class Idle:
+    def __init__(self, policy, reference, config, sampling, seed):
+        self.policy = self
+
+    def generate(self, contexts, max_new_tokens, sampling, uniforms):
+        return None
+
+class Mute(Idle):
+    def update(self, rollout):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
 def no_task():
     return {"prompts": []}
 
@@ -160,7 +181,12 @@ def refused_run(refused, model, here):
         ({"ppo__decay_updates": -1}, ["ppo.decay_updates=-1"]),
         ({"ppo__whiten": "maybe"}, ["ppo.whiten='maybe'", "type bool"]),
         ({"lora__rank": 0}, ["lora.rank=0", "from 1"]),
-        ({"weights": "lora", "lora__targets": "nothing"}, ["targets='nothing'", "not found in the base model"]),
+        (
+            {"weights": "lora", "lora__targets": "nothing"},
+            ["targets='nothing'", "no module 'nothing' in the model", "c_attn, c_fc, c_proj"],
+        ),
+        ({"weights": "lora", "lora__targets": "c_attn,nothing"}, ["no module 'nothing'", "with commas between them, or 'all-linear'"]),
+        ({"weights": "lora", "lora__targets": ""}, ["lora.targets=''", "no module ''"]),
         ({"task_options": 3}, ["task_options='3'", "type dict"]),
         ({"task_options.vocabulary": 7}, ["task 'toy'", "unexpected keyword argument 'vocabulary'", "Its options are", "vocab_size"]),
         ({"task_options.vocab_size": "many"}, ["task 'toy'", "'many'"]),
@@ -196,14 +222,19 @@ def test_cuda_without_cuda(refused_run, refused, model):
 
 
 # -------------------------------------------------------------------- tasks of the user's own
+FAULTY_REWARDS = [
+    ("my_tasks:short", ["task 'mine', reward 'mine'", "returned 1 values for 2 responses", "expected one float for each"]),
+    ("my_tasks:nan", ["task 'mine', reward 'mine'", "returned nan for the response", "to prompt", "of the test split"]),
+    ("my_tasks:text", ["task 'mine', reward 'mine'", "'good', a str", "the response", "expected a list of floats"]),
+    ("my_tasks:raising", ["task 'mine', reward 'mine'", "ZeroDivisionError", "the response", "to prompt", "check_reward"]),
+    ("my_tasks:number", ["returned float", "expected a list of 2 floats"]),
+]
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("my_tasks:short", ["task 'mine', reward 'mine'", "returned 1 values for 2 responses", "expected one float for each"]),
-        ("my_tasks:nan", ["task 'mine', reward 'mine'", "returned nan for the response", "to prompt", "of the test split"]),
-        ("my_tasks:text", ["task 'mine', reward 'mine'", "'good', a str", "the response", "expected a list of floats"]),
-        ("my_tasks:raising", ["task 'mine', reward 'mine'", "ZeroDivisionError", "the response", "to prompt", "check_reward"]),
-        ("my_tasks:number", ["returned float", "expected a list of 2 floats"]),
+        *FAULTY_REWARDS,
         ("my_tasks:no_function", ["reward 'mine' is 3", "expected a function"]),
         ("my_tasks:no_placeholder", ["pioneer template 'hello' lacks {prompt}", "add it"]),
         ("my_tasks:other_placeholder", ["placeholder {partner}", "only {prompt}, {responses} can be filled"]),
@@ -221,6 +252,30 @@ def test_cuda_without_cuda(refused_run, refused, model):
 )
 def test_tasks_of_ones_own(function, says, refused_run):
     message = refused_run(task=function)
+    assert [part for part in says if part not in message] == [], message
+
+
+@pytest.mark.parametrize(("function", "says"), FAULTY_REWARDS)
+def test_rewards_that_choose_the_best_of_n(function, says, refused_run):
+    message = refused_run(task=function, learner="best_of_n")
+    assert [part for part in says if part not in message] == [], message
+
+
+# -------------------------------------------------------------------- learners of the user's own
+@pytest.mark.parametrize(
+    ("learner", "says"),
+    [
+        (
+            "my_tasks:Narrow",
+            ["'my_tasks:Narrow' cannot be made from policy, reference, config, sampling, seed", "too many", "five arguments"],
+        ),
+        ("my_tasks:constant", ["'my_tasks:constant' cannot be made", "3 is not a callable object", "Expected a class or function"]),
+        ("my_tasks:Idle", ["'my_tasks:Idle', a Idle, has no update and no state_dict and no load_state_dict; see docs/add_a_learner.md"]),
+        ("my_tasks:Mute", ["generate() of the policy, a Mute, returned a NoneType", "expected a coevo_env.lm.Generation with (2, T)"]),
+    ],
+)
+def test_learners_of_ones_own(learner, says, refused_run):
+    message = refused_run(learner=learner)
     assert [part for part in says if part not in message] == [], message
 
 

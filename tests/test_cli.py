@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,23 @@ def test_eval_measures_what_the_run_measured(run, command):
 def test_eval_of_a_plain_model(model, command):
     out = command("eval", model, "--task", "toy", "--prompts", 1)
     assert "1 held-out prompts" in out and "tiny" in out
+    assert "reference" not in out.split("No KL:")[0] and not re.search(r"^\W*kl\b", out, re.MULTILINE)  # it would be 0 to itself
+
+
+def test_eval_of_an_agent_saved_outside_a_run(run, model, command, tmp_path):
+    """It says that it knows no reference, and with one it measures what it measures in the run."""
+    shutil.copytree(run / "agents" / "llm2", tmp_path / "mine")
+    out = command("eval", tmp_path / "mine", "--task", "toy")
+    assert f"No KL: {tmp_path / 'mine'} belongs to no run. Give --reference, the model that it was trained from" in out
+    told = command("eval", tmp_path / "mine", "--task", "toy", "--reference", model)
+    inside = command("eval", run / "agents" / "llm2")
+
+    def numbers(text, key):
+        return re.findall(r"-?\d+\.\d+", next(line for line in text.splitlines() if re.match(rf"\W*{key}\b(?!/)", line)))
+
+    assert "reference" in told and "No KL" not in told
+    assert numbers(told, "kl") == numbers(inside, "kl") and float(numbers(told, "kl")[1]) != 0
+    assert numbers(out, "reward") == numbers(inside, "reward")[1:]
 
 
 def test_play_answers_prompts_given_and_typed(run, command):

@@ -16,7 +16,7 @@ from coevo_agents.config import Config, apply
 from coevo_agents.evaluate import play
 from coevo_agents.learner import LEARNERS, LearnerError, checked, find_learner
 from coevo_agents.policy import ActorCritic, LoRAConfig, make_policies
-from coevo_agents.schemes import MAX_RATIO, drift, order
+from coevo_agents.schemes import drift, importance, order
 from coevo_env.errors import ConfigError
 from coevo_env.rollout import Rollout
 from coevo_env.sampling import Sampling
@@ -200,6 +200,63 @@ def test_grpo_loss_against_a_slow_oracle(weights, kind):
         assert loss == pytest.approx(expected / int(rollout.lengths.sum()), abs=2e-6)
     assert len(found) == 3
     assert clipped > 0
+
+
+@pytest.mark.parametrize("scale", ["cell", "batch", "none"])
+def test_grpo_counts_as_flat_what_has_no_spread_to_learn_from(scale):
+    """A response at the mean of a group that differs is not flat; two groups of four, one of which earned the same four times."""
+    game, learners = make("grpo", 1, False, 0, batch=8, group_size=4, **{"grpo.scale": scale, "kl.beta": 0.0})
+    rollout = rollout_of(game, learners)
+    for earned, flat in (([0, 0.5, 0.5, 1, 1, 2, 3, 4], 0.0), ([0, 0.5, 0.5, 1, 0.7, 0.7, 0.7, 0.7], 0.5)):
+        _, metrics = learners[0].prepare(replace(rollout, team_reward=np.array(earned, float), shaping=np.zeros(rollout.tokens.shape)))
+        assert metrics["flat"] == flat
+
+
+@pytest.mark.parametrize("micro", [0, 2])
+def test_grpo_averages_responses_in_any_minibatch(micro):
+    """The mean over responses of the mean over their own tokens, and so for a KL in the loss, whatever lengths meet in a minibatch."""
+    settings = {"average": "response", "minibatch_size": 4, "micro_batch_size": micro, "learning_rate": 3e-2, "clip": 0.05, "epochs": 2}
+    options = {f"grpo.{name}": value for name, value in settings.items()}
+    game, learners = make("grpo", 1, False, 0, batch=12, group_size=2, **options, **{"kl.mode": "loss", "task_options.max_new_tokens": 3})
+    rollout, learner = rollout_of(game, learners), learners[0]
+    advantages, deviations = (
+        slow_groups(learner, rollout, ("agent", "cell", "token")),
+        slow_groups(learner, rollout, ("agent", "none", "token")),
+    )
+    original, found, lengths = learner._step, [], []
+
+    def kl(b, t):
+        """Exact, at one token."""
+        ids = torch.tensor([[*rollout.contexts[b], *rollout.tokens[b, :t].tolist()]])
+        legal = torch.tensor([e != learner.sampling.eos_id or t >= learner.sampling.min_new_tokens for e in range(5)])
+        ours, theirs = (
+            lm.module(input_ids=ids).logits[0, -1].double()[legal].log_softmax(0) for lm in (learner.policy.lm, learner.reference)
+        )
+        return float((ours.exp() * (ours - theirs)).sum())
+
+    def spy(batch, rows):
+        size = micro or len(rows)
+        with torch.no_grad():
+            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+            loss = sum(float(learner.loss(batch, part, int(rollout.lengths[rows].sum()))[0]) for part in parts)
+            logprobs, expected = slow_logprobs(learner, rollout), 0.0
+            for b in rows:
+                own = 0.0
+                for t, logprob in enumerate(logprobs[b]):
+                    ratio, advantage = math.exp(float(logprob) - rollout.logprobs[b, t]), advantages[b][0]
+                    own -= min(ratio * advantage, min(max(ratio, 0.95), 1.05) * advantage)
+                    if deviations[b][0]:  # normalisation multiplied by this, so it multiplies the KL
+                        own += BETA * advantage / deviations[b][0] * kl(b, t)
+                expected += own / int(rollout.lengths[b]) / len(rows)
+        found.append((loss, expected))
+        lengths.append(rollout.lengths[rows].mean())
+        return original(batch, rows)
+
+    learner._step = spy
+    learner.update(rollout)
+    assert len(found) == 6
+    assert [loss for loss, _ in found] == pytest.approx([slow for _, slow in found], abs=5e-6)
+    assert len(set(lengths)) > 1
 
 
 def test_mappo_values_read_the_joint_state():
@@ -425,18 +482,24 @@ def test_alternating_freezes_all_but_one():
         order("alternate", 0, 2, 1, 0)
 
 
-def test_drift_is_the_product_of_probability_ratios():
+def test_drift_is_the_log_of_the_product_of_probability_ratios():
     game, learners = make("grpo", 2, True, 0, batch=16, **{"grpo.learning_rate": 3e-2})
     rollout = rollout_of(game, learners)
     episodes = np.arange(16)
-    assert drift(learners[0].policy, rollout, game.rules.sampling, episodes) == pytest.approx(np.ones(16), abs=1e-5)
+    assert drift(learners[0].policy, rollout, game.rules.sampling, episodes) == pytest.approx(np.zeros(16), abs=1e-5)
     learners[0].update(rollout)
     expected = []
     for row, old in zip(slow_logprobs(learners[0], rollout), rollout.logprobs, strict=True):
-        expected.append(min(MAX_RATIO, math.exp(sum(row).item() - old.sum())))
+        expected.append(sum(row).item() - old.sum())
     got = drift(learners[0].policy, rollout, game.rules.sampling, episodes)
     assert got == pytest.approx(expected, abs=1e-5)
     assert got.std() > 0.01
+
+
+def test_only_the_product_of_all_ratios_is_cut():
+    ratios = np.array([[10.0, 0.1, 1.0], [1.9, 1.9, 1.9], [0.1, 10.0, 1.5]])  # three agents in three episodes
+    assert importance(np.log(ratios).sum(1)) == pytest.approx([1.0, 2.0, 1.5])
+    assert importance(np.array([800.0, -800.0])).tolist() == pytest.approx([2.0, 0.0])  # no overflow on the way
 
 
 def test_policies_without_a_critic_skip_the_value_head():

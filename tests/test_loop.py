@@ -480,3 +480,29 @@ def test_an_error_of_a_learner_is_not_hidden_and_what_can_be_saved_is(model, tmp
     with pytest.raises(ZeroDivisionError):
         run.train()
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["000001"]
+
+
+def test_what_a_run_had_before_an_error_inside_a_learner_is_kept(alone, model, tmp_path, monkeypatch):
+    """Logs up to the last finished iteration and the checkpoints; with the learner mended the run is the one without the error."""
+    run, calls, update = Run(config(model), tmp_path / "run"), [], PPO.update
+
+    def fails(learner, rollout):
+        calls.append(rollout)
+        return update(learner, rollout) if len(calls) != 8 else {}["advantage"]  # the second agent's in iteration 4
+
+    monkeypatch.setattr(PPO, "update", fails)
+    with pytest.raises(KeyError, match="advantage"):
+        run.train()
+    monkeypatch.setattr(PPO, "update", update)
+    assert [row["iteration"] for row in lines(tmp_path / "run")] == [0, 1, 2, 3]
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")][-1] == "000002"
+    train(config(model), tmp_path / "run", resume=True)
+    assert_same_run(alone, tmp_path / "run")
+
+
+def test_a_state_that_cannot_be_had_does_not_hide_what_stopped_the_run(model, tmp_path, monkeypatch):
+    run = Run(config(model), tmp_path / "run")
+    monkeypatch.setattr(run.game, "reset", lambda episode: 1 / 0)
+    monkeypatch.setattr(PPO, "state_dict", lambda learner: None)
+    with pytest.raises(ZeroDivisionError):
+        run.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from coevo_agents.elastic_reset import ElasticConfig, ElasticReset
 from coevo_agents.learner import LEARNERS
 from coevo_agents.loop import Run
 from coevo_agents.runfolder import save_initial
-from coevo_agents.schemes import drift
+from coevo_agents.schemes import MAX_RATIO, drift
 from coevo_agents.warm_start import WarmStartConfig, examples, warm_start
 from coevo_env.build import build
 from coevo_env.errors import ConfigError
@@ -68,9 +69,9 @@ def test_agents_of_shared_weights_are_one_policy_with_one_controller(model, tmp_
         if "llm1/eval/reward" in row:
             assert row["llm1/eval/reward"] == row["llm2/eval/reward"]
     beta = rows[1]["llm1/kl_coef"]
-    kl = (rows[1]["llm1/kl"] + rows[1]["llm2/kl"]) / 2  # 8 turns each; moved once, by all 16
+    kl = (rows[1]["llm1/kl"] + rows[1]["llm2/kl"]) / 2  # 8 turns each, in the same 8 episodes; moved once
     controller = run.game.controllers[0]
-    expected = beta * (1 + min(max(kl / run.config.kl.target - 1, -0.2), 0.2) * 16 / 20)
+    expected = beta * (1 + min(max(kl / run.config.kl.target - 1, -0.2), 0.2) * 8 / 20)
     assert rows[2]["llm1/kl_coef"] == pytest.approx(expected)
     assert controller.beta != beta
     saved = sorted(path.name for path in (tmp_path / "run" / "agents").iterdir())
@@ -96,16 +97,17 @@ def test_alternating_updates_one_learner_and_leaves_the_others_bit_for_bit(model
 
 
 def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(model, tmp_path, monkeypatch):
-    run = Run(config(model, updates="sequential", num_agents=3, roles="rotation", ppo__learning_rate=0.05), tmp_path / "run")
-    seen = []
+    run = Run(config(model, updates="sequential", num_agents=4, roles="rotation", ppo__learning_rate=0.2), tmp_path / "run")
+    seen, products = [], []
     for number, learner in enumerate(run.learners):
         original = learner.update
 
         def spy(rollout, number=number, original=original):
-            expected = np.ones(8)
+            product = np.ones(8)
             for other, other_rollout in seen:
-                expected = expected * drift(run.learners[other].policy, other_rollout, run.game.rules.sampling, rollout.episodes)
-            assert rollout.weights == pytest.approx(expected)
+                product = product * np.exp(drift(run.learners[other].policy, other_rollout, run.game.rules.sampling, rollout.episodes))
+            assert rollout.weights == pytest.approx(np.minimum(product, MAX_RATIO))
+            products.append(product)
             stats = original(rollout)
             seen.append((number, rollout))
             return stats
@@ -113,8 +115,10 @@ def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(mode
         monkeypatch.setattr(learner, "update", spy)
     run._iterate()
     run.log.close()
-    assert sorted(number for number, _ in seen) == [0, 1, 2]
+    assert sorted(number for number, _ in seen) == [0, 1, 2, 3]
     assert np.abs(seen[-1][1].weights - 1).max() > 1e-3
+    # the run has episodes whose ratio passes the bound on the way and comes back under it: each ratio cut by itself would be another weight
+    assert any((earlier > MAX_RATIO).any() and (later[earlier > MAX_RATIO] < MAX_RATIO).any() for earlier, later in pairwise(products))
     importance = [run.pending["metrics"][f"llm{number + 1}/importance"] for number, _ in seen]
     assert importance[0] == 1.0
     assert importance[1] != 1.0

@@ -223,6 +223,23 @@ def test_non_finite_loss_stops_before_the_weights_are_touched():
     assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters.values(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("targets", "layers"),
+    [
+        ("c_attn", {"c_attn"}),
+        ("c_attn, mlp.c_proj", {"c_attn", "c_proj"}),
+        ("c_attn,c_fc", {"c_attn", "c_fc"}),
+        ("all-linear", {"c_attn", "c_fc", "c_proj"}),
+    ],
+)
+def test_lora_takes_the_modules_that_are_named(targets, layers):
+    policies, _ = make_policies(tiny_lm(5, seed=0), ["llm1", "llm2"], LoRAConfig(targets=targets), 0)
+    for policy in policies:
+        paths = {name.partition(".lora_")[0] for name in policy.weights()}
+        assert {path.rpartition(".")[2] for path in paths} == layers
+        assert targets == "all-linear" or not any(path.endswith("attn.c_proj") for path in paths)
+
+
 def test_lora_trains_only_its_adapter_and_the_reference_stays():
     base = tiny_lm(5, eos_id=0)
     policies, reference = make_policies(base, ["llm1", "llm2"], LoRAConfig(rank=4), 0)

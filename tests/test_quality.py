@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from coevo_agents.config import Config, apply
+from coevo_agents.config import Config, apply, preset
+from coevo_agents.evaluate import evaluate
 from coevo_agents.loop import Run
+from coevo_env.lm import LanguageModel
 
 
 def train(folder, **settings):
@@ -48,3 +52,27 @@ def test_the_main_job(tmp_path, seed):
         assert agent["after"]["unique"] > 0.8
         assert agent["after"]["eos"] > 0.9
         assert np.isfinite(list(agent["after"].values())).all()
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+@pytest.mark.parametrize("name", ["smollm2-addition", "smollm2-imdb"])
+def test_the_presets_of_the_real_model_run(tmp_path, name):
+    """One small iteration from end to end: every metric is a number, and what is saved is a model that answers."""
+    small = {"batch_size": 4, "iterations": 1, "eval_prompts": 4, "eval_every": 1, "save_every": 1}
+    run = Run(apply(preset(name), small), tmp_path / "run")
+    weights = [{key: p.detach().clone() for key, p in learner.parameters.items()} for learner in run.learners]
+    summary = run.train()
+    assert summary["iterations"] == 1 and set(summary["agents"]) == {"llm1", "llm2"}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [0, 1]
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    for number, learner in enumerate(run.learners):
+        agent = f"llm{number + 1}"
+        assert {f"{agent}/loss/policy", f"{agent}/kl", f"{agent}/eval/reward"} <= set(rows[1])
+        assert rows[0][f"{agent}/eval/kl"] == pytest.approx(0.0, abs=1e-3)  # it starts as the reference
+        assert any(not torch.equal(weights[number][key], p) for key, p in learner.parameters.items())
+        saved = LanguageModel.from_pretrained(tmp_path / "run" / "agents" / agent)
+        score = evaluate(run.held_out, saved, agent).metrics["reward"]
+        assert score == pytest.approx(rows[1][f"{agent}/eval/reward"], abs=0.5)  # merged adapters round differently, so a token may differ
+    shutil.rmtree(tmp_path / "run")  # two models of 540 MB

@@ -1,6 +1,5 @@
 """The kit for plug-ins: it accepts what is good, and each kind of bad plug-in breaks the promise that it should."""
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 
 from coevo_env.batch import BatchEnv
 from coevo_env.errors import ConfigError
-from coevo_env.lm import LanguageModel
+from coevo_env.lm import Generation, LanguageModel
 from coevo_env.reference import IntTokenizer
 from coevo_env.sampling import Sampling
 from coevo_env.task import Prompt, Task
@@ -136,6 +135,10 @@ BAD_TASKS = {
     "text, or a coevo_env.Prompt": {"train": ["1", 7]},
     "contexts that fit": {"train": ["1 2 3 4 " * 9]},
     "the scripted policy to do better": {"scripted": lambda prompt, responses: ""},
+    "called with '[1-4]' and no responses: got IndexError: list index out of range; expected text": {
+        "scripted": lambda prompt, responses: responses[0]
+    },
+    "called with '[1-4]' and no responses: got 7, a int; expected text": {"scripted": lambda prompt, responses: 7},
     "term 'matches'": {"rewards": {"matches": lambda prompts, responses: [1.0]}},
     "the observer template": {"separator": "", "templates": {"pioneer": "{prompt}", "observer": "{responses:.3} {prompt}"}},
 }
@@ -181,22 +184,32 @@ class Reinforce:
         return {"loss": float(loss.detach())}
 
     def state_dict(self):
-        return {"weights": self.policy.module.state_dict(), "optimizer": self.optimizer.state_dict(), "calls": self.calls}
+        state = {f"weight.{number}": parameter for number, parameter in enumerate(self.parameters)}
+        for number, parameter in enumerate(self.parameters):
+            state.update({f"moment.{number}.{key}": value for key, value in self.optimizer.state[parameter].items()})
+        return {**state, "calls": self.calls}
 
     def load_state_dict(self, state):
-        self.policy.module.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.load_weights(state)
+        for number, parameter in enumerate(self.parameters):
+            moments = {key: state[f"moment.{number}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = moments
         self.calls = state["calls"]
+
+    def load_weights(self, state):
+        with torch.no_grad():
+            for number, parameter in enumerate(self.parameters):
+                parameter.copy_(state[f"weight.{number}"])
 
 
 class Forgetful(Reinforce):
     """Loses the moments of its optimiser."""
 
     def state_dict(self):
-        return {"weights": self.policy.module.state_dict()}
+        return {f"weight.{number}": parameter for number, parameter in enumerate(self.parameters)}
 
     def load_state_dict(self, state):
-        self.policy.module.load_state_dict(state["weights"])
+        self.load_weights(state)
 
 
 class Deaf(Reinforce):
@@ -243,6 +256,73 @@ class Lazy(Reinforce):
         super().__init__(policy, seed, rate=0.0)
 
 
+class Nested(Reinforce):
+    """Its state has another in it, as that of torch's optimisers."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+
+class Numpy(Reinforce):
+    def state_dict(self):
+        return {**super().state_dict(), "calls": np.array(self.calls)}
+
+
+class Tied(Reinforce):
+    """GPT-2's embedding and its head are one tensor by two names."""
+
+    def state_dict(self):
+        return {**super().state_dict(), **self.policy.module.state_dict()}
+
+
+class Stillborn(Reinforce):
+    def __init__(self, policy):
+        super().__init__(policy, 0)
+
+
+class Clumsy(Reinforce):
+    def update(self, rollout):
+        return {"loss": rollout.no_such_thing}
+
+
+class Amnesiac(Reinforce):
+    def load_state_dict(self, state):
+        self.calls = state["updates"]
+
+
+class Secretive(Reinforce):
+    def state_dict(self):
+        raise NotImplementedError
+
+
+class Voice:
+    """A policy that says what it is told to."""
+
+    def __init__(self, says):
+        self.says = says
+
+    def generate(self, contexts, max_new_tokens, sampling, uniforms):
+        return self.says(contexts)
+
+
+class Mute(Reinforce):
+    def __init__(self, policy, seed):
+        super().__init__(policy, seed)
+        self.policy = Voice(lambda contexts: None)
+
+
+class Textual(Reinforce):
+    def __init__(self, policy, seed):
+        super().__init__(policy, seed)
+        self.policy = Voice(lambda contexts: Generation(np.zeros((len(contexts), 1), int), np.ones(len(contexts), int), [["a"]]))
+
+
+class Choking(Reinforce):
+    def __init__(self, policy, seed):
+        super().__init__(policy, seed)
+        self.policy = Voice(lambda contexts: contexts[1000])
+
+
 class Half:
     def __init__(self, policy, seed):
         self.policy = policy
@@ -253,6 +333,16 @@ class Half:
 
 BAD_LEARNERS = {
     "no state_dict and no load_state_dict": Half,
+    r"called with \(policy, seed\): got TypeError: .* positional argument": Stillborn,
+    "learner.update: got AttributeError: .*no_such_thing": Clumsy,
+    "learner.load_state_dict: got KeyError: 'updates'": Amnesiac,
+    "learner.state_dict: got NotImplementedError": Secretive,
+    "learner.policy.generate: got a NoneType without tokens and lengths and logprobs; expected a coevo_env.lm.Generation": Mute,
+    "learner.policy.generate: got a turn that is refused: could not convert": Textual,
+    "learner.policy.generate: got IndexError": Choking,
+    "entry 'optimizer': got a dict; expected a flat dict of tensors": Nested,
+    "entry 'calls': got a ndarray; expected a flat dict of tensors": Numpy,
+    "tensors that cannot be saved: .*share memory": Tied,
     "without the interruption": Forgetful,
     "after load_state_dict": Deaf,
     "same seed": Noisy,
@@ -274,5 +364,5 @@ def test_a_good_learner_passes():
 
 @pytest.mark.parametrize("message", BAD_LEARNERS)
 def test_a_bad_learner_is_named(message):
-    with pytest.raises(CheckFailed, match=message):
+    with pytest.raises(CheckFailed, match=message):  # never an error of its own
         check_learner(BAD_LEARNERS[message], iterations=6, batch_size=16)

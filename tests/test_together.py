@@ -159,6 +159,8 @@ def test_many_agents_end_to_end(model, tmp_path, num_agents, context):
         ({"population__capacity": -1}, "population capacity=-1"),
         ({"population__capacity": 2, "population__matchmaking": "swiss"}, "unknown matchmaking 'swiss'"),
         ({"population__capacity": 2, "learner": "best_of_n"}, "needs learners whose policy is an ActorCritic"),
+        ({"roles": "score", "eval_every": 0}, "roles='score' with eval_every=0; these roles move by held-out rewards"),
+        ({"roles": "bandit", "eval_every": 0}, "Set eval_every >= 1, or roles='never'"),
         ({"roles": "bandid"}, "Did you mean 'bandit'"),
     ],
 )
