@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .errors import ConfigError, first_line
 from .models import resolve
 from .tokenizer import TextTokenizer
 
-__all__ = ["DTYPES", "cache_name", "load", "pick_device", "pick_dtype"]
+__all__ = ["DTYPES", "cache_name", "head_transformations", "load", "pick_device", "pick_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,6 +55,20 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
 def cache_name(model: Any) -> str:
     """What a model calls the KV cache that it is given: newer releases of transformers say "cache"."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def head_transformations(config: Any) -> Iterator[tuple[float, float | None]]:
+    """What a model may do to the product of its head, as (scale, cap): Cohere, Granite and Falcon-H1 scale it, Gemma-2 and its like cap it.
+    What the configuration declares comes first, (1, None) last."""
+
+    def declared(name: str) -> float | None:
+        value = getattr(config, name, None)
+        return float(value) if isinstance(value, (int, float)) and value > 0 else None
+
+    divisor = declared("logits_scaling")
+    scales = (declared("logit_scale"), divisor and 1 / divisor, declared("lm_head_multiplier"), 1.0)
+    for cap in (declared("final_logit_softcapping"), None):
+        yield from ((scale, cap) for scale in scales if scale is not None)
 
 
 def pick_dtype(dtype: str) -> torch.dtype:
