@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .errors import ConfigError
+from .errors import ConfigError, first_line
 from .gpt2 import GPT2, KeysAndValues
 from .logits import BLOCK, FrozenHead, invert, stream, warp_logits
 from .pretrained import cache_name, head_transformations, load, pick_device
@@ -69,7 +69,7 @@ class LanguageModel:
         gives_hidden: Whether `hidden_states` are hidden states. They are logits where nobody knows how the model makes those.
 
     Raises:
-        ConfigError: Tokenizer and model do not belong together.
+        ConfigError: Tokenizer and model do not belong together, or the model has no KV cache that can be trusted.
     """
 
     def __init__(self, module: Any, tokenizer: TextTokenizer, adapter: str | None = None):
@@ -92,7 +92,7 @@ class LanguageModel:
         self._check_head()
         transformed = self._scale != 1 or self._cap is not None
         self._plain_head = self.gives_hidden and not transformed and type(self.head) is torch.nn.Linear and self.head.bias is None
-        self._takes_grid = self._check_grid()
+        self._takes_grid = self._check_grid(self._check_cache())
         self._gpt2 = self._check_gpt2()
 
     # ---------------------------------------------------------------- making views
@@ -440,36 +440,60 @@ class LanguageModel:
                 return
         self._scale, self._cap, self.gives_hidden = 1.0, None, False
 
+    def _trial(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids, mask and positions (2, 4) to try a model with; the second row begins with padding."""
+        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
+        mask = torch.ones_like(ids)
+        mask[1, 0] = 0
+        return ids, mask, _positions(ids, mask)
+
+    def _cached_step(self, last_mask: torch.Tensor) -> torch.Tensor:
+        """The last states (2, 1, H) of `_trial`, in a step of its own on a cache of the columns before."""
+        (ids, mask, positions), cache = self._trial(), self._new_cache()
+        self._states(ids[:, :-1], mask[:, :-1], positions[:, :-1], 1, cache)
+        return self._states(ids[:, -1:], last_mask, positions[:, -1:], 1, cache)
+
     @torch.no_grad()
-    def _check_grid(self) -> bool:
-        """Whether a ready-made boolean mask (B, 1, 1, L) does in a cached step what a 2-D mask does, so that the model need not derive
+    def _check_cache(self) -> torch.Tensor:
+        """Refuses a model whose state after padding and a cached step is not that of a plain pass: it would sample from one distribution and learn
+        about another. Returns the `_cached_step` under a 2-D mask."""
+        ids, mask, _ = self._trial()
+        kind, expected = type(self.causal).__name__, "expected a transformer with a KV cache that takes left padding. Use another model."
+        try:
+            step = self._cached_step(mask)
+            plain = self._states(ids[1:, 1:], None, _positions(ids[1:, 1:], None), 1)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ConfigError(f"{kind} cannot be asked for one token after another ({first_line(error)}); {expected}") from error
+        apart = float((step[1:].double() - plain.double()).norm() / plain.double().norm())
+        if apart > 4 * torch.finfo(self.head.weight.dtype).eps ** 0.5:  # more than rounding can add up to
+            raise ConfigError(
+                f"{kind} gives a state {apart:.0%} off when it reads token by token behind padding instead of all at once; {expected}"
+            )
+        return step
+
+    @torch.no_grad()
+    def _check_grid(self, step: torch.Tensor) -> bool:
+        """Whether a ready-made boolean mask (B, 1, 1, L) does in a cached step what a 2-D mask does in `step`, so that the model need not derive
         it in every step. Models with sliding windows make masks of several kinds and are left alone."""
         config = self.causal.config.get_text_config()
         if getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
             return False
-        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
-        mask = torch.ones_like(ids)
-        mask[1, :2] = 0
-        positions, results = _positions(ids, mask), []
-        for last in (mask, mask[:, None, None].bool()):
-            cache = self._new_cache()
-            try:
-                self._states(ids[:, :3], mask[:, :3], positions[:, :3], 1, cache)
-                results.append(self._states(ids[:, 3:], last, positions[:, 3:], 1, cache))
-            except (RuntimeError, TypeError, ValueError, IndexError):
-                return False
-        return bool(torch.allclose(*results, atol=1e-5, rtol=1e-4)) and bool(results[0].isfinite().all())
+        _, mask, _ = self._trial()
+        try:
+            ready = self._cached_step(mask[:, None, None].bool())
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return False
+        return bool(torch.allclose(step, ready, atol=1e-5, rtol=1e-4)) and bool(step.isfinite().all())
 
     @torch.no_grad()
     def _check_gpt2(self) -> GPT2 | None:
         """The short way through the model, where it is a small GPT-2 and the way leads to the same states."""
         if self.is_peft or not (self.is_small and self.gives_hidden and GPT2.fits(self.backbone)):
             return None
-        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
-        mask = torch.ones_like(ids)
-        mask[1, :2] = 0
-        positions, short = _positions(ids, mask), GPT2(self.backbone)
-        ours, theirs = short(ids, mask, positions), self._states(ids, mask, positions, 4)
+        (ids, mask, positions), short = self._trial(), GPT2(self.backbone)
+        ours, theirs = short(ids, mask, positions), self._states(ids, mask, positions, ids.shape[1])
         return short if torch.allclose(ours[mask.bool()], theirs[mask.bool()], atol=1e-4, rtol=1e-4) else None
 
 

@@ -53,8 +53,16 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
 
 
 def cache_name(model: Any) -> str:
-    """What a model calls the KV cache that it is given: newer releases of transformers say "cache"."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    """What a model calls the KV cache that it is given: newer releases of transformers say "cache".
+
+    Raises:
+        ConfigError: It takes none.
+    """
+    taken = inspect.signature(model.forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in taken:
+            return name
+    raise ConfigError(f"{type(model).__name__} takes no KV cache; expected a transformer with one. Use another model.")
 
 
 def head_transformations(config: Any) -> Iterator[tuple[float, float | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +156,32 @@ def test_a_head_that_nobody_knows_samples_and_scores_but_has_no_critic(models):
         with pytest.raises(ConfigError, match=r"needs a value head .* CohereForCausalLM .* 'reinforce'"):
             find_learner(name)(policy, reference, Config(), Sampling(), 0)
     find_learner("reinforce")(policy, reference, Config(), Sampling(), 0)
+
+
+@pytest.mark.parametrize("kind", ["MambaConfig", "RwkvConfig"])
+def test_models_without_a_cache_of_keys_and_values_are_refused(kind):
+    import transformers
+
+    shape = {"vocab_size": 11, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "state_size": 8}
+    module = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape, eos_token_id=0, bos_token_id=0))
+    with pytest.raises(ConfigError, match=r"(Mamba|Rwkv).* expected a transformer with"):
+        LanguageModel(module, tiny_lm(11).tokenizer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_does_not_heed_padding_is_refused_in_any_precision(models, dtype, monkeypatch):
+    for name in ARCHITECTURES:
+        LanguageModel(models[name].clone().module.to(dtype), models["gpt2"].tokenizer)  # not these
+    module = models["llama"].clone().module.to(dtype)
+    forward = module.base_model.forward
+
+    @functools.wraps(forward)
+    def deaf(**kwargs):
+        return forward(**{**kwargs, "attention_mask": None})
+
+    monkeypatch.setattr(module.base_model, "forward", deaf)
+    with pytest.raises(ConfigError, match="% off when it reads token by token behind padding"):
+        LanguageModel(module, models["gpt2"].tokenizer)
 
 
 def test_padding_does_not_change_a_row(models):
