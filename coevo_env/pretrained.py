@@ -17,7 +17,7 @@ from .errors import ConfigError, first_line
 from .models import resolve
 from .tokenizer import TextTokenizer
 
-__all__ = ["DTYPES", "cache_name", "head_transformations", "load", "pick_device", "pick_dtype"]
+__all__ = ["DTYPES", "cache_name", "head_transformations", "load", "pick_device", "pick_dtype", "refuse_adapter"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,10 +29,7 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
 
     precision, target = pick_dtype(dtype), pick_device(device)
     path = resolve(spec)
-    if os.path.isfile(os.path.join(path, "adapter_config.json")):  # transformers hands it to peft, which imports modules that it names
-        raise ConfigError(
-            f"{os.fspath(spec)!r} holds an adapter beside the model; expected a plain model. Merge it (peft's merge_and_unload) and save again."
-        )
+    refuse_adapter(path)
     key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     bar = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
@@ -50,6 +47,14 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     module.to(target)
     vocab_size = module.config.get_text_config().vocab_size
     return module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code)
+
+
+def refuse_adapter(path: str | os.PathLike[str]) -> None:
+    """Refuses a directory with an adapter: transformers would hand it to peft, which imports modules that its file names."""
+    if os.path.isfile(os.path.join(path, "adapter_config.json")):
+        raise ConfigError(
+            f"{os.fspath(path)!r} holds an adapter beside the model; expected a plain model. Merge it (peft's merge_and_unload) and save again."
+        )
 
 
 def cache_name(model: Any) -> str:
