@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .errors import ConfigError, first_line
-from .models import resolve
+from .models import hub_advice, resolve
 from .tokenizer import TextTokenizer
 
 __all__ = ["DTYPES", "cache_name", "head_transformations", "load", "pick_device", "pick_dtype", "refuse_adapter"]
@@ -40,7 +40,9 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     except Exception as error:  # transformers, safetensors and the hub each have their own families
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
-        raise ConfigError(f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}") from error
+        raise ConfigError(
+            f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}{hub_advice(path)}"
+        ) from error
     finally:
         if bar:
             transformers.utils.logging.enable_progress_bar()

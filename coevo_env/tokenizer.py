@@ -6,11 +6,11 @@ of models that begin every text with one, and never come out of a response, so a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from .errors import ConfigError, first_line
+from .models import hub_advice
 
 __all__ = ["TextTokenizer"]
 
@@ -72,7 +72,7 @@ class TextTokenizer:
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
-            hint = " Expected what a tokenizer's save_pretrained() writes; was a file edited or cut short?" if os.path.isdir(path) else ""
+            hint = hub_advice(path) or " Expected what a tokenizer's save_pretrained() writes; was a file edited or cut short?"
             raise ConfigError(f"no tokenizer could be loaded from {path!r}: {type(error).__name__}: {first_line(error)}{hint}") from error
         return cls(hf, vocab_size)
 

@@ -232,8 +232,13 @@ def test_models_that_are_not_there(refused_run, refused, here):
     assert message in refused_run(model=here / "empty")
     assert message in refused("eval", here / "empty")
     assert message in refused("play", here / "empty", "--prompt", "1")
-    hub = refused_run(model="no-such-model-anywhere")
-    assert "no causal language model could be loaded from 'no-such-model-anywhere'" in hub
+    for name in ("no-such-model-anywhere", "runs/none"):
+        hub = refused_run(model=name)
+        assert f"no causal language model could be loaded from '{name}'" in hub
+        for message in (hub, refused("eval", name)):
+            assert (
+                f"There is no directory '{name}' here either. Expected 'embedded', 'smollm2', a model directory, or a hub name" in message
+            )
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "gone", "config"])
