@@ -378,6 +378,19 @@ def test_special_tokens_cannot_be_smuggled_into_a_context():
     assert "<eos>" not in tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("text", ["<e<eos>os>", "<e<eos<eos>>os>", "a<eo<e<e<eos>os>os>s>b<eos><eo", "<|ne<eos>ver|>", "<|never|>"])
+def test_special_tokens_cannot_be_spelled_around_one_another(text):
+    hf = tiny_lm(None).tokenizer.hf
+    hf.add_special_tokens({"additional_special_tokens": ["<|never|>"]})
+    tokenizer = TextTokenizer(hf)
+    with_none = hf.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)[0][0]
+    ids = hf.convert_tokens_to_ids(list(with_none))  # byte by byte, no special id among them
+    assert tokenizer.eos_id not in ids and max(ids) < 257
+    again = tokenizer.encode(tokenizer.decode(ids))
+    assert tokenizer.eos_id not in again and max(again, default=0) < 257
+    assert tokenizer.decode(tokenizer.encode("a plain <text>")) == "a plain <text>"
+
+
 @pytest.mark.parametrize("kind", ["whole", "lora", "embedded"])
 def test_equal_contexts_are_read_once_and_nothing_else_changes(kind, monkeypatch):
     """Sampling, scoring and gradients of groups are those of reading every row by itself."""
