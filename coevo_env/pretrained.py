@@ -19,7 +19,8 @@ from .tokenizer import TextTokenizer
 
 __all__ = ["DTYPES", "cache_name", "head_transformations", "load", "pick_device", "pick_dtype", "refuse_adapter"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""No float16: it overflows in training, which ends in NaN."""
 
 
 def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_code: bool) -> tuple[Any, TextTokenizer]:

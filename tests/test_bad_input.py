@@ -168,6 +168,7 @@ def refused_run(refused, model, here):
         ({"task_options.vocab_size": 9}, ["vocabulary of 9 tokens", "one of 5", "must agree"]),
         ({"max_context": 1}, ["context for prompt", "expected 1 to max_context=1", "Raise max_context"]),
         ({"max_new_tokens": 400, "max_context": 800, "min_new_tokens": 300}, ["the model has 256 positions", "lower max_context"]),
+        ({"dtype": "float16"}, ["dtype 'float16'", "expected one of float32, bfloat16."]),
         ({"dtype": "float8"}, ["dtype 'float8'", "expected one of float32, bfloat16"]),
         ({"device": "gpu"}, ["device 'gpu'", "expected 'cpu', 'cuda'"]),
     ],
