@@ -42,7 +42,7 @@ def build(
         rules: Options of `Rules`.
 
     Raises:
-        ConfigError: A name is unknown, an option does not fit, or the vocabularies of task and model differ.
+        ConfigError: A name is unknown, an option does not fit, the vocabularies of task and model differ, or the model has too few positions.
     """
     task = make_task(task, **(task_options or {}))
     config = KLConfig(mode=kl) if isinstance(kl, str) else kl or KLConfig()  # type: ignore[arg-type]  # validated by KLConfig
@@ -71,9 +71,16 @@ def build(
         )
     banned = tuple(getattr(tokenizer, "banned", ()))
     try:
-        return Rules(task, tokenizer, kl=config, banned=banned, **rules), reference
+        game = Rules(task, tokenizer, kl=config, banned=banned, **rules)
     except TypeError as error:
         raise ConfigError(f"{error}. The options of a game are those of coevo_env.Rules and coevo_env.build.") from None
+    longest, positions = game.max_context + game.max_new_tokens, getattr(reference, "max_positions", None) or 0
+    if longest > positions > 0:  # contexts may get that long only late in a run, as responses do
+        raise ConfigError(
+            f"max_context={game.max_context} and max_new_tokens={game.max_new_tokens} make up to {longest} tokens, but the model has "
+            f"{positions} positions; expected no more than that. Lower one of them, or take a model with more positions."
+        )
+    return game, reference
 
 
 def agent_names(num_agents: int, ids: str = "agent") -> list[str]:
