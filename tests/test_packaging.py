@@ -99,6 +99,13 @@ def test_versions_agree():
     assert latest and latest[1] == coevo_env.__version__
 
 
+def test_ranges_begin_where_the_package_begins_to_work():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    low = {name: tuple(map(int, version.split("."))) for name, version in re.findall(r'"(torch|transformers)>=([\d.]+)"', project)}
+    assert low["torch"] >= (2, 5)  # torch.OutOfMemoryError
+    assert low["transformers"] >= (4, 52)  # before, an empty cache could not select rows
+
+
 def test_every_package_folder_is_packaged():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^packages = \[(.*)\]", project, re.MULTILINE)
