@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-__all__ = ["embedded_path", "hub_advice", "resolve"]
+__all__ = ["embedded_path", "resolve"]
 
 
 EXPECTED = "Expected 'embedded', 'smollm2', a model directory, or a hub name such as 'gpt2'."
