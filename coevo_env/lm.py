@@ -119,6 +119,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is, and ids have to be."""
         return self.head.weight.device
 
     @contextlib.contextmanager
@@ -158,6 +159,9 @@ class LanguageModel:
                 depend on the other rows of the batch, beyond rounding.
             value: Maps last hidden states (B, H) to values (B,).
             tape: Keeps what the linear layers say, for `hidden_states`.
+
+        Raises:
+            ConfigError: The longest context and `max_new_tokens` are more than the model's positions.
         """
         batch, device = len(contexts), self.device
         different, place = _distinct(contexts)  # equal contexts are read once
