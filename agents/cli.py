@@ -229,7 +229,7 @@ def tasks() -> None:
         except CoevoError:
             what = (importlib.import_module(BUILTIN_TASKS[name]).__doc__ or "").splitlines()[0]
             table.add_row(name, f"{_escape(what)} [dim](not installed here; `coevo train --task {name}` says how)[/]", "", "")
-    table.add_row("reasoning-gym/<dataset>", "any dataset of reasoning-gym (extra: reasoning-gym)", "generated", "any")
+    table.add_row("reasoning-gym/<dataset>", "any dataset of reasoning-gym (extra: reasoning-gym)", "generated", "smollm2")
     table.add_row("package.module:function", "your own (docs/add_a_task.md)", "", "")
     console.print(table)
 

@@ -137,7 +137,7 @@ class GradientLearner(ABC):
         inspection: Arrays (B, T) of the last update, for people to look at.
 
     Raises:
-        ConfigError: The warp truncates (top-k, top-p): a token could then have probability 0 under the new policy.
+        ConfigError: The warp truncates (top-k, top-p): a token could then have probability 0 under the new policy. Or a critic has nothing to read.
     """
 
     critic = False
@@ -152,6 +152,8 @@ class GradientLearner(ABC):
                 "from are not defined where sampling cuts the support; train with temperature > 0, top_k=0, top_p=1 and truncate when you "
                 "evaluate."
             )
+        if self.critic:
+            policy.check_critic(self.name)
         self.policy, self.config, self.seed, self.sampling, self.reference = policy, config, seed, sampling, reference
         policy.valued = self.critic
         self.parameters = self.trainable()
@@ -278,7 +280,7 @@ class GradientLearner(ABC):
         return now
 
     def reference_hidden(self, rollout: Rollout) -> torch.Tensor | None:
-        """Hidden states of the reference policy at every token, (B, T, H), once per update; None when KL is not in the loss."""
+        """What `hidden_states` of the reference policy are at every token, (B, T, H), once per update; None when KL is not in the loss."""
         if self.reference is None:
             return None
         with torch.no_grad():

@@ -75,6 +75,7 @@ class MAPPO(GradientLearner):
         sampling: Sampling,
         reference: LanguageModel | None = None,
     ):
+        centre.check_critic(self.name)
         self.centre = centre
         super().__init__(policy, config, seed=seed, sampling=sampling, reference=reference)
 

@@ -90,6 +90,14 @@ class ActorCritic:
         """Values (M,) of hidden states (M, H)."""
         return self.value_head(hidden.to(self.value_head.weight.dtype))[:, 0]
 
+    def check_critic(self, learner: str) -> None:
+        """Refuses a model that has no hidden states for the value head to read; a learner with a critic asks."""
+        if not self.lm.gives_hidden:
+            raise ConfigError(
+                f"{learner} needs a value head on the last hidden state, and logits of {type(self.lm.causal).__name__} are not its output embedding "
+                "times that, scaled or capped; expected a model where they are. Use another model, or a learner without a critic such as 'reinforce'."
+            )
+
     def generate(self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray) -> Generation:
         """Samples turns, with the value of every state passed if anybody wants it."""
         tape = None

@@ -22,13 +22,23 @@ from .errors import CoevoError, MissingExtraError
 from .rng import rng
 from .tasks.hubdata import is_held_out
 
-__all__ = ["convert_gguf", "fit_tfidf", "read_jsonl", "split_reviews", "tune_minilm", "unpack_encoder"]
+__all__ = ["convert_gguf", "fit_tfidf", "need_gguf", "read_jsonl", "split_reviews", "tune_minilm", "unpack_encoder"]
 
 Log = Callable[[str], object]
 SOURCES = ("imdb", "rotten_tomatoes")
 
 
 # ------------------------------------------------------------------------------------------------------- language model
+
+
+def need_gguf() -> None:
+    """Whether transformers will be able to read a GGUF file; asked before one is fetched.
+
+    Raises:
+        MissingExtraError: The package `gguf` is not installed.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("converting the language model", "gguf", "assets")
 
 
 def convert_gguf(file: Path, directory: Path) -> None:
@@ -41,8 +51,7 @@ def convert_gguf(file: Path, directory: Path) -> None:
         MissingExtraError: The package `gguf` is not installed.
         CoevoError: The file's weights do not fit the model that its header describes.
     """
-    if importlib.util.find_spec("gguf") is None:  # transformers imports it
-        raise MissingExtraError("converting the language model", "gguf", "assets")
+    need_gguf()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

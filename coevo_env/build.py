@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["agent_names", "build"]
 
+_OURS = ("kl", "banned")
+"""Options of `Rules` that are made here."""
 _OWN = ("kl", "device", "dtype", "trust_remote_code", "task_options")
+"""Options that are not of `Rules`."""
 
 
 def build(
@@ -45,15 +48,12 @@ def build(
         rules: Options of `Rules`.
 
     Raises:
-        ConfigError: A name is unknown, an option does not fit, or the vocabularies of task and model differ.
+        ConfigError: A name is unknown, an option does not fit, the vocabularies of task and model differ, or the model has too few positions.
     """
     task = make_task(task, **(task_options or {}))
-    known = [
-        name for name, it in inspect.signature(Rules).parameters.items() if it.kind is it.KEYWORD_ONLY and name not in ("kl", "banned")
-    ]
-    for name in rules:
-        if name not in known:
-            raise unknown_name("option", name, [*known, *_OWN])
+    known = [name for name, it in inspect.signature(Rules).parameters.items() if it.kind is it.KEYWORD_ONLY and name not in _OURS]
+    if unknown := [name for name in rules if name not in known]:
+        raise unknown_name("option", unknown[0], [*known, *_OWN])
     config = KLConfig(mode=kl) if isinstance(kl, str) else KLConfig() if kl is None else kl  # type: ignore[arg-type]  # checked by KLConfig
     if not isinstance(config, KLConfig):
         raise ConfigError(f"kl={kl!r}; expected the name of a mode, such as 'reported', or a coevo_env.KLConfig.")
@@ -81,7 +81,14 @@ def build(
             "they must agree. Use the model that belongs to the task, or leave the task's tokenizer None."
         )
     banned = tuple(getattr(tokenizer, "banned", ()))
-    return Rules(task, tokenizer, kl=config, banned=banned, **rules), reference
+    game = Rules(task, tokenizer, kl=config, banned=banned, **rules)
+    longest, positions = game.max_context + game.max_new_tokens, getattr(reference, "max_positions", None) or 0
+    if longest > positions > 0:  # contexts may get that long only late in a run, as responses do
+        raise ConfigError(
+            f"max_context={game.max_context} and max_new_tokens={game.max_new_tokens} make up to {longest} tokens, but the model has "
+            f"{positions} positions; expected no more than that. Lower one of them, or take a model with more positions."
+        )
+    return game, reference
 
 
 def agent_names(num_agents: int, ids: str = "agent") -> list[str]:

@@ -2,7 +2,7 @@
 
 One idea: a log-prob has one definition. Sampling and scoring share the padding (left, with explicit position ids), the warp and the
 normalisation, so what `generate` drew and what `score` says of it agree to rounding. Logits exist for a few positions at a time
-only: no (B, T, V) tensor is ever kept.
+only: no (B, T, V) tensor is ever kept, but for models of which nobody knows how they make logits (`gives_hidden`).
 
 A `LanguageModel` is a view: several views can share one module, each with a LoRA adapter of its own, or with all adapters off
 (the reference). Learning is not done here.
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .errors import ConfigError
+from .errors import ConfigError, first_line
 from .gpt2 import GPT2, KeysAndValues
 from .logits import BLOCK, FrozenHead, invert, stream, warp_logits
-from .pretrained import cache_name, load, pick_device
+from .pretrained import cache_name, head_transformations, load, pick_device
 from .sampling import Sampling
 from .tape import Tape, find
 from .tokenizer import TextTokenizer
@@ -66,6 +66,10 @@ class LanguageModel:
     Attributes:
         vocab_size: V.
         hidden_size: Width of the last hidden layer (input of value heads).
+        gives_hidden: Whether `hidden_states` are hidden states. They are logits where nobody knows how the model makes those.
+
+    Raises:
+        ConfigError: Tokenizer and model do not belong together, or the model has no KV cache that can be trusted.
     """
 
     def __init__(self, module: Any, tokenizer: TextTokenizer, adapter: str | None = None):
@@ -73,7 +77,7 @@ class LanguageModel:
         self.is_peft = hasattr(module, "peft_config")
         self.causal = module.get_base_model() if self.is_peft else module
         config = self.causal.config.get_text_config()
-        self.vocab_size, self.hidden_size = int(config.vocab_size), int(config.hidden_size)
+        self.vocab_size = int(config.vocab_size)
         self.max_positions = getattr(config, "max_position_embeddings", None)
         self._cache_name = cache_name(self.causal.base_model)
         self.head = self.causal.get_output_embeddings()
@@ -84,9 +88,11 @@ class LanguageModel:
             )
         self.is_small = sum(parameter.numel() for parameter in module.parameters()) < SMALL
         self._gpt2: GPT2 | None = None
-        self._head_is_all = self._check_head()
-        self._plain_head = self._head_is_all and type(self.head) is torch.nn.Linear and self.head.bias is None
-        self._takes_grid = self._check_grid()
+        self._scale, self._cap, self.gives_hidden = 1.0, None, True
+        self._check_head()
+        transformed = self._scale != 1 or self._cap is not None
+        self._plain_head = self.gives_hidden and not transformed and type(self.head) is torch.nn.Linear and self.head.bias is None
+        self._takes_grid = self._check_grid(self._check_cache())
         self._gpt2 = self._check_gpt2()
 
     # ---------------------------------------------------------------- making views
@@ -113,6 +119,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is, and ids have to be."""
         return self.head.weight.device
 
     @contextlib.contextmanager
@@ -152,6 +159,9 @@ class LanguageModel:
                 depend on the other rows of the batch, beyond rounding.
             value: Maps last hidden states (B, H) to values (B,).
             tape: Keeps what the linear layers say, for `hidden_states`.
+
+        Raises:
+            ConfigError: The longest context and `max_new_tokens` are more than the model's positions.
         """
         batch, device = len(contexts), self.device
         different, place = _distinct(contexts)  # equal contexts are read once
@@ -236,8 +246,8 @@ class LanguageModel:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One forward pass over contexts and turns: hidden states (M, H), the tokens chosen in them (M,), their positions (M,).
 
-        For a model whose logits are not `head(hidden)` alone the "hidden states" are its logits (M, V); `token_logprobs` knows. Turns that all
-        stand on `tapes` are looked up there as far as that goes.
+        Without `gives_hidden` the "hidden states" are logits (M, V); `token_logprobs` knows. Turns that all stand on `tapes` are looked up there as far
+        as that goes.
         """
         longest = int(lengths.max())
         tokens, lengths = np.asarray(tokens)[:, :longest], np.asarray(lengths)
@@ -339,7 +349,13 @@ class LanguageModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits (M, V) of hidden states (M, H)."""
-        return self.head(hidden) if self._head_is_all else hidden
+        return self._transformed(self.head(hidden)) if self.gives_hidden else hidden
+
+    def _transformed(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the model does to the product of its head, in the order and precision in which models do it."""
+        if self._scale != 1:
+            logits = logits * self._scale
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
 
     @torch.no_grad()
     def score(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
@@ -393,13 +409,13 @@ class LanguageModel:
         return DynamicCache()
 
     def _states(self, ids, mask, positions, keep: int, cache=None) -> torch.Tensor:
-        """States of the last `keep` columns, (B, keep, H): hidden states, or logits where they are not `head(hidden)`."""
+        """States of the last `keep` columns, (B, keep, H): hidden states, or logits without `gives_hidden`."""
         if self._gpt2:
             return self._gpt2(ids, mask, positions, cache)[:, -keep:]
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": cache is not None}
         if cache is not None:
             inputs[self._cache_name] = cache
-        if self._head_is_all:
+        if self.gives_hidden:
             return self.backbone(**inputs).last_hidden_state[:, -keep:]
         return self.causal(**inputs, logits_to_keep=keep).logits
 
@@ -410,44 +426,78 @@ class LanguageModel:
         return state, self.logits(state)
 
     @torch.no_grad()
-    def _check_head(self) -> bool:
-        """Whether logits are the output embedding applied to the last hidden state; some models scale or cap them besides."""
+    def _check_head(self) -> None:
+        """Finds out how logits come from the last hidden state, and how wide that is. What the configuration declares is tried first, as small
+        logits look the same without it."""
         ids = torch.arange(4, device=self.device)[None] % self.vocab_size
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-        logits = self.causal(**inputs).logits
-        ours = self.head(self.backbone(**inputs).last_hidden_state)
-        return ours.shape == logits.shape and bool(torch.allclose(ours, logits, atol=1e-4, rtol=1e-4))
+        logits, hidden = self.causal(**inputs).logits, self.backbone(**inputs).last_hidden_state
+        self.hidden_size = int(hidden.shape[-1])
+        try:
+            product = self.head(hidden)
+        except RuntimeError:  # something stands between them
+            product = hidden
+        for scale, cap in head_transformations(self.causal.config.get_text_config()):
+            self._scale, self._cap = scale, cap
+            ours = self._transformed(product)
+            if ours.shape == logits.shape and torch.allclose(ours.to(logits.dtype), logits, atol=1e-4, rtol=1e-4, equal_nan=True):
+                return
+        self._scale, self._cap, self.gives_hidden = 1.0, None, False
+
+    def _trial(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids, mask and positions (2, 4) to try a model with; the second row begins with padding."""
+        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
+        mask = torch.ones_like(ids)
+        mask[1, 0] = 0
+        return ids, mask, _positions(ids, mask)
+
+    def _cached_step(self, last_mask: torch.Tensor) -> torch.Tensor:
+        """The last states (2, 1, H) of `_trial`, in a step of its own on a cache of the columns before."""
+        (ids, mask, positions), cache = self._trial(), self._new_cache()
+        self._states(ids[:, :-1], mask[:, :-1], positions[:, :-1], 1, cache)
+        return self._states(ids[:, -1:], last_mask, positions[:, -1:], 1, cache)
 
     @torch.no_grad()
-    def _check_grid(self) -> bool:
-        """Whether a ready-made boolean mask (B, 1, 1, L) does in a cached step what a 2-D mask does, so that the model need not derive
+    def _check_cache(self) -> torch.Tensor:
+        """Refuses a model whose state after padding and a cached step is not that of a plain pass: it would sample from one distribution and learn
+        about another. Returns the `_cached_step` under a 2-D mask."""
+        ids, mask, _ = self._trial()
+        kind, expected = type(self.causal).__name__, "expected a transformer with a KV cache that takes left padding. Use another model."
+        try:
+            step = self._cached_step(mask)
+            plain = self._states(ids[1:, 1:], None, _positions(ids[1:, 1:], None), 1)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ConfigError(f"{kind} cannot be asked for one token after another ({first_line(error)}); {expected}") from error
+        apart = float((step[1:].double() - plain.double()).norm() / plain.double().norm())
+        if apart > 4 * torch.finfo(self.head.weight.dtype).eps ** 0.5:  # more than rounding can add up to
+            raise ConfigError(
+                f"{kind} gives a state {apart:.0%} off when it reads token by token behind padding instead of all at once; {expected}"
+            )
+        return step
+
+    @torch.no_grad()
+    def _check_grid(self, step: torch.Tensor) -> bool:
+        """Whether a ready-made boolean mask (B, 1, 1, L) does in a cached step what a 2-D mask does in `step`, so that the model need not derive
         it in every step. Models with sliding windows make masks of several kinds and are left alone."""
         config = self.causal.config.get_text_config()
         if getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
             return False
-        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
-        mask = torch.ones_like(ids)
-        mask[1, :2] = 0
-        positions, results = _positions(ids, mask), []
-        for last in (mask, mask[:, None, None].bool()):
-            cache = self._new_cache()
-            try:
-                self._states(ids[:, :3], mask[:, :3], positions[:, :3], 1, cache)
-                results.append(self._states(ids[:, 3:], last, positions[:, 3:], 1, cache))
-            except (RuntimeError, TypeError, ValueError, IndexError):
-                return False
-        return bool(torch.allclose(*results, atol=1e-5, rtol=1e-4)) and bool(results[0].isfinite().all())
+        _, mask, _ = self._trial()
+        try:
+            ready = self._cached_step(mask[:, None, None].bool())
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return False
+        return bool(torch.allclose(step, ready, atol=1e-5, rtol=1e-4)) and bool(step.isfinite().all())
 
     @torch.no_grad()
     def _check_gpt2(self) -> GPT2 | None:
         """The short way through the model, where it is a small GPT-2 and the way leads to the same states."""
-        if self.is_peft or not (self.is_small and self._head_is_all and GPT2.fits(self.backbone)):
+        if self.is_peft or not (self.is_small and self.gives_hidden and GPT2.fits(self.backbone)):
             return None
-        ids = torch.arange(8, device=self.device).reshape(2, 4) % self.vocab_size
-        mask = torch.ones_like(ids)
-        mask[1, :2] = 0
-        positions, short = _positions(ids, mask), GPT2(self.backbone)
-        ours, theirs = short(ids, mask, positions), self._states(ids, mask, positions, 4)
+        (ids, mask, positions), short = self._trial(), GPT2(self.backbone)
+        ours, theirs = short(ids, mask, positions), self._states(ids, mask, positions, ids.shape[1])
         return short if torch.allclose(ours[mask.bool()], theirs[mask.bool()], atol=1e-4, rtol=1e-4) else None
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from .errors import ConfigError, first_line
-from .models import resolve
+from .models import hub_advice, resolve
 from .tokenizer import TextTokenizer
 
-__all__ = ["DTYPES", "cache_name", "load", "pick_device", "pick_dtype"]
+__all__ = ["DTYPES", "cache_name", "head_transformations", "load", "pick_device", "pick_dtype", "refuse_adapter"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""No float16: it overflows in training, which ends in NaN."""
 
 
 def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_code: bool) -> tuple[Any, TextTokenizer]:
@@ -28,10 +30,7 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
 
     precision, target = pick_dtype(dtype), pick_device(device)
     path = resolve(spec)
-    if os.path.isfile(os.path.join(path, "adapter_config.json")):  # transformers hands it to peft, which imports modules that it names
-        raise ConfigError(
-            f"{os.fspath(spec)!r} holds an adapter beside the model; expected a plain model. Merge it (peft's merge_and_unload) and save again."
-        )
+    refuse_adapter(path)
     key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     bar = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
@@ -42,7 +41,9 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     except Exception as error:  # transformers, safetensors and the hub each have their own families
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
-        raise ConfigError(f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}") from error
+        raise ConfigError(
+            f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}{hub_advice(path)}"
+        ) from error
     finally:
         if bar:
             transformers.utils.logging.enable_progress_bar()
@@ -51,9 +52,39 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     return module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code)
 
 
+def refuse_adapter(path: str | os.PathLike[str]) -> None:
+    """Refuses a directory with an adapter: transformers would hand it to peft, which imports modules that its file names."""
+    if os.path.isfile(os.path.join(path, "adapter_config.json")):
+        raise ConfigError(
+            f"{os.fspath(path)!r} holds an adapter beside the model; expected a plain model. Merge it (peft's merge_and_unload) and save again."
+        )
+
+
 def cache_name(model: Any) -> str:
-    """What a model calls the KV cache that it is given: newer releases of transformers say "cache"."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    """What a model calls the KV cache that it is given: newer releases of transformers say "cache".
+
+    Raises:
+        ConfigError: It takes none.
+    """
+    taken = inspect.signature(model.forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in taken:
+            return name
+    raise ConfigError(f"{type(model).__name__} takes no KV cache; expected a transformer with one. Use another model.")
+
+
+def head_transformations(config: Any) -> Iterator[tuple[float, float | None]]:
+    """What a model may do to the product of its head, as (scale, cap): Cohere, Granite and Falcon-H1 scale it, Gemma-2 and its like cap it.
+    What the configuration declares comes first, (1, None) last."""
+
+    def declared(name: str) -> float | None:
+        value = getattr(config, name, None)
+        return float(value) if isinstance(value, (int, float)) and value > 0 else None
+
+    divisor = declared("logits_scaling")
+    scales = (declared("logit_scale"), divisor and 1 / divisor, declared("lm_head_multiplier"), 1.0)
+    for cap in (declared("final_logit_softcapping"), None):
+        yield from ((scale, cap) for scale in scales if scale is not None)
 
 
 def pick_dtype(dtype: str) -> torch.dtype:

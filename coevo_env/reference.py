@@ -25,7 +25,9 @@ class Cursor(Protocol):
         """Log-distribution of the next token, float64 of shape (V,); the caller must not change it."""
         ...
 
-    def push(self, token: int) -> None: ...
+    def push(self, token: int) -> None:
+        """Goes on by one token, whether or not it was likely."""
+        ...
 
 
 class ReferencePolicy(Protocol):
@@ -51,7 +53,9 @@ class ReferencePolicy(Protocol):
         """Log-distributions at each position of the turns, of shape (B, T, V); what stands behind `lengths` is not defined."""
         ...
 
-    def cursor(self, context: Sequence[int], sampling: Sampling) -> Cursor: ...
+    def cursor(self, context: Sequence[int], sampling: Sampling) -> Cursor:
+        """A walk through a turn that begins after `context`, a non-empty list of ids, under the warp."""
+        ...
 
 
 def warp(logits: np.ndarray, sampling: Sampling, positions: np.ndarray | int) -> np.ndarray:
@@ -122,6 +126,7 @@ class TableModel:
         return self._warped[key]
 
     def score(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
+        """See `ReferencePolicy.score`."""
         tokens, lengths = np.asarray(tokens), np.asarray(lengths)
         previous = self._previous(contexts, tokens)
         positions = np.arange(tokens.shape[1])
@@ -132,10 +137,12 @@ class TableModel:
         return np.where(positions < lengths[:, None], late, 0.0)
 
     def distributions(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
+        """See `ReferencePolicy.distributions`."""
         previous = self._previous(contexts, np.asarray(tokens))
         return np.stack([self.table(sampling, t)[previous[:, t]] for t in range(previous.shape[1])], 1)  # (B, T, V)
 
     def cursor(self, context: Sequence[int], sampling: Sampling) -> Cursor:
+        """See `ReferencePolicy.cursor`; only the last id of the context matters."""
         return _TableCursor(self, context[-1], sampling)
 
     @staticmethod
@@ -169,6 +176,11 @@ class IntTokenizer:
         self.vocab_size, self.eos_id = vocab_size, eos_id
 
     def encode(self, text: str) -> list[int]:
+        """The ids that the words are.
+
+        Raises:
+            ConfigError: A word is no whole number, or no id of the vocabulary.
+        """
         try:
             ids = [int(word) for word in text.split()]
         except ValueError:
@@ -180,4 +192,5 @@ class IntTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The ids as words."""
         return " ".join(map(str, ids))

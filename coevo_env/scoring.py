@@ -42,7 +42,7 @@ def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
     shape = (len(episodes), rules.num_agents)
     asked = [episode for episode in episodes for _ in episode.turns]
     rated = rate(rules, asked, [turn.text for episode in episodes for turn in episode.turns])
-    terms = {name: values.reshape(shape) for name, values in rated.items()}
+    terms: dict[str, np.ndarray] = {name: values.reshape(shape) for name, values in rated.items()}
     task = np.zeros(shape)
     for name, values in terms.items():
         task = task + rules.terms[name][0] * values  # (B, N)

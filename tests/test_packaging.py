@@ -99,6 +99,27 @@ def test_versions_agree():
     assert latest and latest[1] == coevo_env.__version__
 
 
+def test_the_extra_bench_has_what_the_benchmarks_import():
+    nodes = [node for file in (ROOT / "benchmarks").rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    ours = {"benchmarks", "coevo_agents", "coevo_env"}
+    foreign = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) - ours
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    needed = (
+        project[project.index("dependencies = [") : project.index("[project.optional")]
+        + project[project.index("bench = [") :].splitlines()[0]
+    )
+    assert foreign - set(re.findall(r'"([\w-]+)>=', needed)) == {"datasets"}  # comes with trl
+
+
+def test_ranges_begin_where_the_package_begins_to_work():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    low = {name: tuple(map(int, version.split("."))) for name, version in re.findall(r'"(torch|transformers)>=([\d.]+)"', project)}
+    assert low["torch"] >= (2, 5)  # torch.OutOfMemoryError
+    assert low["transformers"] >= (4, 52)  # 4.51 raises KeyError while sampling
+
+
 def test_every_package_folder_is_packaged():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^packages = \[(.*)\]", project, re.MULTILINE)

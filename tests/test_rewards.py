@@ -1,6 +1,7 @@
 """Rewards: values by hand or by an oracle, and independence of the batch."""
 
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -246,6 +247,14 @@ def test_classifier_leaves_the_global_generators_alone(tiny_classifier):
     before = torch.get_rng_state()
     rewards.classifier_reward(tiny_classifier, device="cpu")(["a"], ["b"])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_adapter_beside_a_classifier_is_refused(tiny_classifier, tmp_path):
+    """peft imports what such a file names."""
+    copy = shutil.copytree(tiny_classifier, tmp_path / "copy")
+    (copy / "adapter_config.json").write_text('{"peft_type": "LORA", "megatron_core": "my_tasks"}')
+    with pytest.raises(ConfigError, match=r"holds an adapter beside the model; expected a plain model\. Merge it"):
+        rewards.classifier_reward(copy, device="cpu")(["a"], ["b"])
 
 
 def test_classifier_errors(tiny_classifier, tmp_path):

@@ -119,12 +119,7 @@ class _LanguageModelNetwork:
         lm = lm.clone()  # the one given may be the reference policy, which must not learn
         self.actor_critic = ActorCritic(lm) if lora is None else make_policies(lm, ["policy"], lora, seed=0)[0][0]
         self.network, self.value_head = self.actor_critic.lm.module, self.actor_critic.value_head
-        with torch.no_grad():
-            width = self._hidden(torch.tensor([[lm.tokenizer.eos_id]])).shape[-1]
-        if width != self.actor_critic.lm.hidden_size:
-            raise ConfigError(
-                "this model's logits are not its output embedding applied to its last hidden state; CausalLMPolicy needs that."
-            )
+        self.actor_critic.check_critic("CausalLMPolicy")
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.optimizer = self.optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)
 

@@ -15,6 +15,9 @@ from ..errors import ConfigError
 __all__ = ["embedded_path", "resolve"]
 
 
+EXPECTED = "Expected 'embedded', 'smollm2', a model directory, or a hub name such as 'gpt2'."
+
+
 def embedded_path() -> Path:
     """The directory of the embedded model: weights (safetensors), tokenizer, config and a README saying how they were made.
 
@@ -43,7 +46,10 @@ def resolve(spec: str | os.PathLike[str]) -> str:
             raise ConfigError(f"model {name!r} has no config.json; expected a directory written by `save_pretrained`.")
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ConfigError(
-            f"model {name!r}: no such directory. Expected 'embedded', 'smollm2', a model directory, or a hub name such as 'gpt2'."
-        )
+        raise ConfigError(f"model {name!r}: no such directory. {EXPECTED}")
     return name
+
+
+def hub_advice(path: str) -> str:
+    """What to add to a failure of the hub: its name may have been meant for a directory. Nothing where there is one."""
+    return "" if os.path.isdir(path) else f" There is no directory {path!r} here either. {EXPECTED} A hub name needs the network once."
