@@ -216,11 +216,11 @@ def tasks() -> None:
 
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # a list should not wait for a network, nor fetch data sets
 
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from coevo_env.task import BUILTIN_TASKS, make_task
 
-    table = Table("task", "what it is", "train / test", "default model")
+    table = Table(Column("task", min_width=23), "what it is", "train / test", "default model")  # names are not cut
     for name in BUILTIN_TASKS:
         try:
             task = make_task(name)
