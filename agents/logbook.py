@@ -10,8 +10,9 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from coevo_env.errors import CoevoError, ConfigError
 
 from .checkpoint import hint
 
-__all__ = ["LogError", "Logbook"]
+__all__ = ["LogError", "Logbook", "lock"]
 
 FILES = ("metrics.jsonl", "transcripts.jsonl")
 BINS = 30
@@ -38,6 +39,7 @@ class Logbook:
         offsets: Bytes of each file that a checkpoint knows of; {} if there was none; None starts anew.
         iteration: Last iteration that the checkpoint knows of.
         say: Called with what a person should know.
+        locked: What `lock` gave, where it was asked before.
 
     Raises:
         ConfigError: Another process is writing this run.
@@ -50,6 +52,7 @@ class Logbook:
         offsets: Mapping[str, int] | None = None,
         iteration: int = 0,
         say: Callable[[str], None] = lambda line: None,
+        locked: TextIO | None = None,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
@@ -57,9 +60,7 @@ class Logbook:
         with self._writing():
             for name in FILES:
                 path = directory / name
-                self.streams[name] = path.open("a", encoding="utf-8")
-                if name == FILES[0]:
-                    self._lock()
+                self.streams[name] = (locked or lock(directory)) if name == FILES[0] else path.open("a", encoding="utf-8")
                 kept, size = (offsets or {}).get(name, 0), path.stat().st_size
                 if size < kept:
                     say(f"{path} has {size} bytes where the checkpoint knew of {kept}: some of it is lost, and the rest is continued.")
@@ -121,15 +122,25 @@ class Logbook:
         except OSError as error:
             raise LogError(f"the logs in {self.directory} could not be written: {error}. {hint(error)}, then resume the run.") from error
 
-    def _lock(self) -> None:
-        """Two processes on one run would spoil both; the lock goes with the process, so that a kill leaves none behind."""
+
+def lock(directory: Path) -> TextIO:
+    """The metrics of a run, opened to be continued. Two processes on one run would spoil both, so whoever touches one takes this first; the lock goes
+    with the process, so that a kill leaves none behind.
+
+    Raises:
+        ConfigError: Another process has it.
+        LogError: The file cannot be written.
+    """
+    try:
+        stream = (directory / FILES[0]).open("a", encoding="utf-8")
+    except OSError as error:
+        raise LogError(f"the logs in {directory} could not be written: {error}. {hint(error)}, then resume the run.") from error
+    with suppress(ImportError, OSError):  # Windows, or a file system without locks
+        import fcntl
+
         try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self.streams[FILES[0]].fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"another process is running the run in {self.directory}; wait for it, or choose another folder.") from None
-        except OSError:  # a file system without locks
-            return
+            stream.close()
+            raise ConfigError(f"another process is running the run in {directory}; wait for it, or choose another folder.") from None
+    return stream

@@ -33,7 +33,7 @@ from .config import Config
 from .elastic_reset import ElasticReset
 from .evaluate import Evaluation, describe, evaluate, evaluation_game, play
 from .learner import checked, find_learner, promised
-from .logbook import Logbook
+from .logbook import Logbook, lock
 from .opponents import Opponents
 from .policy import make_policies, remembering
 from .runfolder import claim, deferred_interrupt, extend, initial_model, save_initial, write_config
@@ -116,16 +116,22 @@ class Run:
         self.latest: dict[str, Evaluation] = {}
         self.pending: dict[str, Any] = {}  # what the iteration just finished still has to write down
         self.whole = True  # whether the weights belong to a finished iteration
-        self.offsets = self._restore() if resume else None
-        if self.iteration > config.iterations:
-            raise ConfigError(
-                f"the run in {self.directory} is at iteration {self.iteration}; expected iterations >= that, got {config.iterations}."
-            )
+        locked = lock(self.directory) if resume else None  # first: restoring tidies up, which would spoil what another process is writing
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"the run folder {self.directory} could not be made: {error}. Choose another one with --out.") from error
-        self.log = Logbook(self.directory, self.offsets, self.iteration, say)
+            self.offsets = self._restore() if resume else None
+            if self.iteration > config.iterations:
+                raise ConfigError(
+                    f"the run in {self.directory} is at iteration {self.iteration}; expected iterations >= that, got {config.iterations}."
+                )
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"the run folder {self.directory} could not be made: {error}. Choose another one with --out.") from error
+            self.log = Logbook(self.directory, self.offsets, self.iteration, say, locked)
+        except BaseException:
+            if locked:
+                locked.close()
+            raise
         write_config(self.directory, config)
         if self.iteration < config.iterations:  # a summary would be that of an earlier, shorter run
             (self.directory / "summary.json").unlink(missing_ok=True)

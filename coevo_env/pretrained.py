@@ -102,6 +102,8 @@ def pick_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'auto' ({first_line(error)}).") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'auto'; nothing else was tried with this package.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: this PyTorch ({torch.__version__}) sees no CUDA device. Use device='cpu' or 'auto'.")
     return chosen

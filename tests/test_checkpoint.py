@@ -322,8 +322,12 @@ def test_lost_lines_of_a_log_are_told_and_never_filled_with_zeros(run):
 def test_two_processes_do_not_run_one_run(run):
     pytest.importorskip("fcntl")
     first = Run(read_config(run), run, resume=True)
+    half = run / "checkpoints" / ".partial-000009"  # what the first is just writing
+    half.mkdir()
+    said: list[str] = []
     with pytest.raises(ConfigError, match="another process is running"):
-        Run(read_config(run), run, resume=True)
+        Run(read_config(run), run, resume=True, say=said.append)
+    assert half.exists() and not said
     first.log.close()
     Run(read_config(run), run, resume=True).log.close()
 
