@@ -15,7 +15,7 @@ from coevo_env.render import number
 __all__ = ["braille", "svg", "thin", "ticks"]
 
 WIDTH, HEIGHT = 340, 184
-LEFT, RIGHT, TOP, BOTTOM = 42, 14, 8, 22
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 8, 22
 MAX_POINTS = 400
 
 Points = tuple[Sequence[float], Sequence[float]]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coevo_env.errors import ConfigError, unknown_name
+from coevo_env.errors import ConfigError, real, unknown_name
 from coevo_env.kl import KLConfig
 
 from .elastic_reset import ElasticConfig
@@ -147,6 +147,8 @@ class Config:
         if self.weights not in WEIGHTS:
             raise unknown_name("weights", self.weights, WEIGHTS)
         check_scheme(self.updates)
+        for name in ("mixing_weight", "mixing_weight_end"):
+            real(name, getattr(self, name))
         if self.mixing_anneal and self.mixing != "weighted":
             raise ConfigError(f"mixing_anneal={self.mixing_anneal} with mixing={self.mixing!r}; only 'weighted' has a lambda to move.")
         if self.batch_size % self.group_size:

@@ -201,6 +201,8 @@ def refused_run(refused, model, here):
         ({"dtype": "float16"}, ["dtype 'float16'", "expected one of float32, bfloat16."]),
         ({"dtype": "float8"}, ["dtype 'float8'", "expected one of float32, bfloat16"]),
         ({"device": "gpu"}, ["device 'gpu'", "expected 'cpu', 'cuda'"]),
+        ({"device": "mps"}, ["device 'mps'", "expected 'cpu', 'cuda'"]),
+        ({"mixing": "weighted", "mixing_anneal": 5, "mixing_weight_end": float("nan")}, ["mixing_weight_end=nan", "a finite number"]),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
