@@ -116,7 +116,7 @@ def train(
         return
 
     from .loop import Run
-    from .runfolder import read_config
+    from .runfolder import read_config, repeated
 
     if resume is not None:
         own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
@@ -136,7 +136,7 @@ def train(
         run = Run(config, folder, resume=resume is not None, report=report, say=_say)
         summary = run.train()
     console.print(summary_table(summary))
-    _say(f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play {folder}")
+    _say(f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play {folder}{repeated(config, 'task')}")
 
 
 @app.command("eval")

@@ -36,7 +36,7 @@ from .learner import checked, find_learner, promised
 from .logbook import Logbook, lock
 from .opponents import Opponents
 from .policy import make_policies, remembering
-from .runfolder import claim, deferred_interrupt, extend, initial_model, save_initial, write_config
+from .runfolder import claim, deferred_interrupt, extend, initial_model, repeated, save_initial, write_config
 from .schemes import drift, importance, order
 from .warm_start import warm_start
 
@@ -159,7 +159,7 @@ class Run:
                     if stop:
                         raise Interrupted(
                             f"stopped after iteration {self.iteration} of {total}; everything is saved. "
-                            f"Continue with: coevo train --resume {self.directory}"
+                            f"Continue with: coevo train --resume {self.directory}{repeated(self.config, 'task', 'learner')}"
                         )
                 return self._finish()
         except Interrupted:

@@ -26,7 +26,17 @@ from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_jso
 from .config import Config, from_dict, to_dict
 from .policy import quiet
 
-__all__ = ["claim", "deferred_interrupt", "extend", "initial_model", "provenance", "read_config", "save_initial", "write_config"]
+__all__ = [
+    "claim",
+    "deferred_interrupt",
+    "extend",
+    "initial_model",
+    "provenance",
+    "read_config",
+    "repeated",
+    "save_initial",
+    "write_config",
+]
 
 
 def read_config(directory: str | Path, trusted: Mapping[str, str] | None = None, uses: Collection[str] = ("task", "learner")) -> Config:
@@ -60,6 +70,11 @@ def read_config(directory: str | Path, trusted: Mapping[str, str] | None = None,
                 f"--{name} {spec} (in Python: read_config({str(directory)!r}, trusted={{{name!r}: {spec!r}}}))."
             )
     return replace(config, trust_remote_code=False)
+
+
+def repeated(config: Config, *uses: str) -> str:
+    """What a command has to say once more of a run whose task or learner (`uses`) is code of one's own; see `read_config`."""
+    return "".join(f" --{name} {spec}" for name in uses if ":" in (spec := getattr(config, name)))
 
 
 def provenance() -> dict[str, Any]:

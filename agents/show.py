@@ -157,7 +157,7 @@ def play(console: Console, config: Config, models: Sequence[str], prompts: Seque
                 raise
             console.print(Text(f"error: {error}", "red"))
             continue
-        transcript = game.transcripts()[0]
+        transcript = {**game.transcripts()[0], "prompt_index": None}  # it was typed, and is of no split
         console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
         for index, turn in enumerate(transcript["turns"]):
             console.print(_tokens(turn, COLORS[index % len(COLORS)]))

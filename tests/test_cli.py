@@ -260,3 +260,13 @@ def test_the_default_run_improves_both_agents(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     for agent in summary["agents"].values():
         assert agent["after"]["reward"] > agent["before"]["reward"]
+
+
+def test_commands_that_are_suggested_repeat_code_of_ones_own():
+    from coevo_agents.config import Config, apply
+    from coevo_agents.runfolder import repeated
+
+    own = apply(Config(), {"task": "mine:task", "learner": "mine:Learner"})
+    assert repeated(own, "task") == " --task mine:task"
+    assert repeated(own, "task", "learner") == " --task mine:task --learner mine:Learner"
+    assert repeated(Config(), "task", "learner") == ""
