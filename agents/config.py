@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coevo_env.errors import ConfigError, real, unknown_name
+from coevo_env.errors import ConfigError, real, unknown_name, whole
 from coevo_env.kl import KLConfig
 
 from .elastic_reset import ElasticConfig
@@ -137,11 +137,9 @@ class Config:
             ("group_size", 1),
             ("alternate_every", 1),
         ):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name}={getattr(self, name)!r}; expected a whole number >= {low}.")
+            whole(name, getattr(self, name), low)
         for name in ("exchange_every", "eval_every", "save_every", "threads", "seed", "max_new_tokens", "max_context", "mixing_anneal"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r}; expected a whole number >= 0.")
+            whole(name, getattr(self, name), 0)
         if self.seed >= 2**63:
             raise ConfigError(f"seed={self.seed}; expected a whole number below 2**63.")
         if self.weights not in WEIGHTS:

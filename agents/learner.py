@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from coevo_env.errors import CoevoError, ConfigError, unknown_name
+from coevo_env.learner_check import lacking
 from coevo_env.lm import Generation
 from coevo_env.rollout import Rollout
 from coevo_env.sampling import Sampling
@@ -120,10 +121,7 @@ def promised(spec: str, learner: Any) -> Any:
     Raises:
         LearnerError: It lacks a method or a policy that generates.
     """
-    missing = [name for name in ("update", "state_dict", "load_state_dict") if not callable(getattr(learner, name, None))]
-    if not callable(getattr(getattr(learner, "policy", None), "generate", None)):
-        missing.append("policy.generate")
-    if missing:
+    if missing := lacking(learner):
         raise LearnerError(f"learner {spec!r}, a {type(learner).__name__}, has no {' and no '.join(missing)}; see docs/add_a_learner.md.")
     return learner
 

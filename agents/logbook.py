@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -135,7 +134,7 @@ def lock(directory: Path) -> TextIO:
         stream = (directory / FILES[0]).open("a", encoding="utf-8")
     except OSError as error:
         raise LogError(f"the logs in {directory} could not be written: {error}. {hint(error)}, then resume the run.") from error
-    with suppress(ImportError, OSError):  # Windows, or a file system without locks
+    with contextlib.suppress(ImportError, OSError):  # Windows, or a file system without locks
         import fcntl
 
         try:

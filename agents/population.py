@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coevo_env.errors import ConfigError, unknown_name
+from coevo_env.errors import ConfigError, unknown_name, whole
 from coevo_env.rng import rng
 
 __all__ = ["INITIAL_RATING", "MATCHMAKING", "Member", "Population", "PopulationConfig", "expected_score"]
@@ -100,10 +100,8 @@ class Population:
     """
 
     def __init__(self, capacity: int, every: int, matchmaking: str = "uniform", share: float = 0.5, seed: int = 0, step: float = 8.0):
-        if int(capacity) != capacity or capacity < 1:
-            raise ConfigError(f"population capacity={capacity!r}; expected a whole number >= 1 (the initial model is always kept).")
-        if int(every) != every or every < 1:
-            raise ConfigError(f"population every={every!r}; expected a whole number >= 1, iterations between snapshots.")
+        whole("population capacity", capacity, 1, "the initial model is always kept")
+        whole("population every", every, 1, "iterations between snapshots")
         if matchmaking not in MATCHMAKING:
             raise unknown_name("matchmaking", matchmaking, MATCHMAKING)
         if not 0 <= share <= 1:

@@ -119,7 +119,7 @@ class Rules:
             raise ConfigError(
                 f"min_new_tokens={min_new_tokens}, max_new_tokens={self.max_new_tokens}; expected min_new_tokens <= max_new_tokens."
             )
-        if (temperature := real("temperature", temperature, "a finite number > 0")) <= 0:
+        if (temperature := real("temperature", temperature)) <= 0:
             raise ConfigError(f"temperature={temperature!r}; expected a number > 0 (greedy decoding has no log-probs to learn from).")
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
         banned = tuple(whole("banned token", token, 0) for token in banned)

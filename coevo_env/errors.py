@@ -89,18 +89,22 @@ def whole(what: str, value: Any, least: int, why: str = "") -> int:
     return number
 
 
-def real(what: str, value: Any, expected: str = "a finite number") -> float:
-    """`value` as a float, if it is a finite number.
+def real(what: str, value: Any, least: float = -math.inf, above: float = -math.inf) -> float:
+    """`value` as a float, if it is a finite number, at least `least` and more than `above`.
 
     Raises:
         ConfigError: It is not, or it is text.
+
+    >>> real("beta", 1, least=0)
+    1.0
     """
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{what}={value!r}; expected {expected}.")
+    if not (math.isfinite(number) and number >= least and number > above):
+        bound = f" > {above:g}" if above > -math.inf else f" >= {least:g}" if least > -math.inf else ""
+        raise ConfigError(f"{what}={value!r}; expected a finite number{bound}.")
     return number
 
 

@@ -126,7 +126,7 @@ class Fixed:
     """Beta never moves."""
 
     def __init__(self, beta: float = 0.1):
-        self.beta = _finite("beta", beta)
+        self.beta = real("KL beta", beta, least=0)
 
     def update(self, kl: float, episodes: int) -> None:
         finite_kl(kl)
@@ -153,7 +153,7 @@ class Adaptive(Fixed):
 
     def __init__(self, beta: float = 0.1, target: float = 6.0, horizon: float = 10_000):
         super().__init__(beta)
-        self.target, self.horizon = _positive("target", target), _positive("horizon", horizon)
+        self.target, self.horizon = real("KL target", target, above=0), real("KL horizon", horizon, above=0)
 
     def update(self, kl: float, episodes: int) -> None:
         error = min(max(finite_kl(kl) / self.target - 1.0, -0.2), 0.2)
@@ -175,9 +175,9 @@ class DualAscent(Fixed):
     def __init__(self, beta: float = 0.1, target: float = 6.0, rate: float = 0.01, maximum: float = 10.0):
         super().__init__(beta)
         self.target, self.rate, self.maximum = (
-            _positive("target", target),
-            _positive("rate", rate),
-            _positive("maximum", maximum),
+            real("KL target", target, above=0),
+            real("KL rate", rate, above=0),
+            real("KL maximum", maximum, above=0),
         )
 
     def update(self, kl: float, episodes: int) -> None:
@@ -226,7 +226,7 @@ class KLConfig:
                 "without the learner's log-prob; use estimator='k1' or mode='reported'."
             )
         for name in ("target", "horizon", "rate"):  # also where the controller at hand does not read them
-            _positive(name, getattr(self, name))
+            real(f"KL {name}", getattr(self, name), above=0)
         make_controller(self)
 
 
@@ -239,18 +239,6 @@ def make_controller(config: KLConfig) -> Controller:
     if config.controller == "dual":
         return DualAscent(config.beta, config.target, config.rate)
     raise unknown_name("KL controller", config.controller, CONTROLLERS)
-
-
-def _finite(name: str, value: float) -> float:
-    if (number := real(f"KL {name}", value, "a finite number >= 0")) < 0:
-        raise ConfigError(f"KL {name}={value!r}; expected a finite number >= 0.")
-    return number
-
-
-def _positive(name: str, value: float) -> float:
-    if (number := real(f"KL {name}", value, "a finite number > 0")) <= 0:
-        raise ConfigError(f"KL {name}={value!r}; expected a finite number > 0.")
-    return number
 
 
 def finite_kl(kl: float) -> float:

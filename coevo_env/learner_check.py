@@ -117,11 +117,16 @@ def _called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise CheckFailed(what, f"{type(error).__name__}: {error}", "that it returns") from error
 
 
-def _check_protocol(learner: Any) -> None:
+def lacking(learner: Any) -> list[str]:
+    """Methods that a training loop calls and this learner does not have."""
     methods = [name for name in ("update", "state_dict", "load_state_dict") if not callable(getattr(learner, name, None))]
     if not callable(getattr(getattr(learner, "policy", None), "generate", None)):
         methods.append("policy.generate")
-    if methods:
+    return methods
+
+
+def _check_protocol(learner: Any) -> None:
+    if methods := lacking(learner):
         raise CheckFailed(f"the learner, a {type(learner).__name__}", f"no {' and no '.join(methods)}", "the protocol in the docstring")
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .errors import ConfigError
+from .errors import ConfigError, whole
 
 __all__ = ["Sampling"]
 
@@ -41,8 +41,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature={self.temperature!r}; expected a finite number >= 0 (0 is greedy).")
-        if self.top_k < 0 or int(self.top_k) != self.top_k:
-            raise ConfigError(f"top_k={self.top_k!r}; expected a whole number >= 0 (0 keeps all tokens).")
+        whole("top_k", self.top_k, 0, "0 keeps all tokens")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p!r}; expected a number in (0, 1] (1 keeps all tokens).")
         if self.eos_id in self.banned:

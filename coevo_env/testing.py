@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CheckFailed, ConfigError
+from .errors import CheckFailed, ConfigError, whole
 from .learner_check import check_learner
 from .task import JointRewardFunction, Prompt, RewardFunction, Task, make_task
 from .tiny import tiny_lm
@@ -96,8 +96,7 @@ def check_joint_reward(
     """
     if (prompts is None) != (responses is None):
         raise ConfigError("check_joint_reward got only one of `prompts` and `responses`; give both, or none.")
-    if int(num_agents) != num_agents or num_agents < 1:
-        raise ConfigError(f"check_joint_reward with num_agents={num_agents!r}; expected a whole number >= 1.")
+    whole("check_joint_reward with num_agents", num_agents, 1)
     if prompts is None or responses is None:
         count = len(RESPONSES)
         responses = [tuple(RESPONSES[(i + k * (1 + i // count)) % count] for k in range(num_agents)) for i in range(3 * count)]

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from .build import build
 from .core import Episode, Scores, Turn
-from .errors import ConfigError, NonFiniteError, unknown_name
+from .errors import ConfigError, NonFiniteError, unknown_name, whole
 from .kl import MIN_LOGPROB, STRICT, KLConfig, estimate, finite_kl, full_kl, make_controller, normalised, shaping
 from .transcript import make_transcript
 
@@ -119,9 +119,7 @@ class TokenGame:
             self.rules, self._next = self.rules.reseeded(seed), 0
         number = (options or {}).get("episode")
         if number is not None:
-            if not isinstance(number, (int, np.integer)) or number < 0:
-                raise ConfigError(f"reset option episode={number!r}; expected a whole number >= 0.")
-            self._next = int(number)
+            self._next = whole("reset option episode", number, 0)
         rules = self.rules
         self.episode = episode = rules.start(self._next)
         self._next += 1

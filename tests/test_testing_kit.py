@@ -292,7 +292,7 @@ class Amnesiac(Reinforce):
 
 class Secretive(Reinforce):
     def state_dict(self):
-        raise NotImplementedError
+        raise RuntimeError("the state is on another machine")
 
 
 class Voice:
@@ -336,7 +336,7 @@ BAD_LEARNERS = {
     r"called with \(policy, seed\): got TypeError: .* positional argument": Stillborn,
     "learner.update: got AttributeError: .*no_such_thing": Clumsy,
     "learner.load_state_dict: got KeyError: 'updates'": Amnesiac,
-    "learner.state_dict: got NotImplementedError": Secretive,
+    "learner.state_dict: got RuntimeError: the state is on another machine": Secretive,
     "learner.policy.generate: got a NoneType without tokens and lengths and logprobs; expected a coevo_env.lm.Generation": Mute,
     "learner.policy.generate: got a turn that is refused: could not convert": Textual,
     "learner.policy.generate: got IndexError": Choking,

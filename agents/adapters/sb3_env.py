@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from coevo_env.build import agent_names
 from coevo_env.core import Rules, Scores
-from coevo_env.errors import ConfigError, NonFiniteError, unknown_name
+from coevo_env.errors import ConfigError, NonFiniteError, unknown_name, whole
 from coevo_env.face import check_render_mode
 from coevo_env.kl import MIN_LOGPROB, Controller, shaping
 from coevo_env.reference import ReferencePolicy
@@ -75,8 +75,7 @@ class CoevoVecEnv(VecEnv):
         render_mode: str | None = None,
         **options: Any,
     ):
-        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise ConfigError(f"num_envs={num_envs!r}; expected a whole number >= 1.")
+        whole("num_envs", num_envs, 1)
         check_render_mode(render_mode)
         first = _Row(task, model, num_agents=num_agents, **options)
         mode = first.rules.kl.mode
