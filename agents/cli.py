@@ -7,6 +7,7 @@ message and a non-zero exit, never a traceback.
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -32,12 +33,15 @@ def main() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # "module:function" finds a file beside the user, and never hides an installed module
+    threading.excepthook = _in_thread
     try:
         app()
     except CoevoError as error:
         _fail(str(error), 130 if type(error).__name__ == "Interrupted" else 1)
-    except KeyboardInterrupt:
-        _fail("stopped before anything could be saved; what had been saved before is whole.", 130)
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer ends with 130 where Ctrl-C was pressed
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
+        _fail("stopped at once. What was saved before is whole; a run that has begun goes on with: coevo train --resume RUN", 130)
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a file or folder of the user's that cannot be read or written
@@ -48,6 +52,12 @@ def main() -> None:
         _fail(
             f"out of memory: {str(error).splitlines()[0] if str(error) else ''} Lower --batch-size, or set micro_batch_size of the learner, as in --set ppo.micro_batch_size=8."
         )
+
+
+def _in_thread(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, and what stops it there is raised once more where the run is, which says so."""
+    if not (issubclass(failed.exc_type, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failed)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

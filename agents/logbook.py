@@ -119,7 +119,7 @@ class Logbook:
         try:
             yield
         except OSError as error:
-            raise LogError(f"the logs in {self.directory} could not be written: {error}. {hint(error)}, then resume the run.") from error
+            raise _unwritten(self.directory, error) from error
 
 
 def lock(directory: Path) -> TextIO:
@@ -133,7 +133,7 @@ def lock(directory: Path) -> TextIO:
     try:
         stream = (directory / FILES[0]).open("a", encoding="utf-8")
     except OSError as error:
-        raise LogError(f"the logs in {directory} could not be written: {error}. {hint(error)}, then resume the run.") from error
+        raise _unwritten(directory, error) from error
     with contextlib.suppress(ImportError, OSError):  # Windows, or a file system without locks
         import fcntl
 
@@ -143,3 +143,8 @@ def lock(directory: Path) -> TextIO:
             stream.close()
             raise ConfigError(f"another process is running the run in {directory}; wait for it, or choose another folder.") from None
     return stream
+
+
+def _unwritten(directory: Path, error: OSError) -> LogError:
+    again = "resume the run" if (directory / "config.json").exists() else "start the run again"
+    return LogError(f"the logs in {directory} could not be written: {error}. {hint(error)}, then {again}.")

@@ -299,6 +299,10 @@ def test_learners_of_ones_own(learner, says, refused_run):
 # -------------------------------------------------------------------- models
 def test_models_that_are_not_there(refused_run, refused, here):
     assert "no such directory. Expected 'embedded', 'smollm2', a model directory, or a hub name" in refused_run(model="./nowhere")
+    (here / "runs").mkdir()
+    for message in (refused_run(model="runs/frist"), refused("play", "runs/frist", "--prompt", "1")):  # the hub is not asked for it
+        assert "model 'runs/frist': no such directory. Expected" in message
+    (here / "runs").rmdir()
     (here / "empty").mkdir()
     message = "has no config.json; expected a directory written by `save_pretrained`"
     assert message in refused_run(model=here / "empty")

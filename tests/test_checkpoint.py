@@ -247,6 +247,24 @@ def test_a_full_disk_ends_the_command_with_advice(model, tmp_path):
         subprocess.run(["umount", disk], check=False)
 
 
+def test_a_disk_that_is_full_from_the_start(model, tmp_path):
+    if os.geteuid() or shutil.which("mount") is None:
+        pytest.skip("only root can mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        (disk / "filler").write_bytes(bytes(64 << 10))
+        words = [f"--set={name}={value}" for name, value in runs.TINY.items()]
+        done = runs.coevo("train", "--model", model, *words, "--out", disk / "run")
+        assert done.returncode == 1
+        assert "The disk is full: make room, " in done.stderr  # for the logs or the configuration, whichever is first
+        assert "Traceback" not in done.stderr + done.stdout
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
 @pytest.mark.parametrize("name", ["metrics", "transcripts", "histogram"])
 def test_a_disk_that_is_full_for_the_logs_stops_the_run_and_a_resumed_one_is_the_run_left_alone(
     name, model, finished, tmp_path, monkeypatch

@@ -151,6 +151,18 @@ def test_an_interrupted_run_ends_with_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "stopped after iteration 3; Continue with: coevo train --resume runs/a[b]\n"
 
 
+def test_ctrl_c_before_or_beside_a_run_is_told(monkeypatch, capsys):
+    def pressed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coevo_env.task.make_task", lambda *a, **k: pressed())
+    monkeypatch.setattr(sys, "argv", ["coevo", "tasks"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 130
+    assert "stopped at once. What was saved before is whole" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
 def test_too_little_memory_is_told(error, monkeypatch, capsys):
     def fail():

@@ -45,7 +45,7 @@ def resolve(spec: str | os.PathLike[str]) -> str:
         if not (path / "config.json").is_file():
             raise ConfigError(f"model {name!r} has no config.json; expected a directory written by `save_pretrained`.")
         return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or (name.count("/") == 1 and path.parent.is_dir()):
         raise ConfigError(f"model {name!r}: no such directory. {EXPECTED}")
     return name
 
