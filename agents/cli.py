@@ -230,7 +230,7 @@ def tasks() -> None:
 
     from coevo_env.task import BUILTIN_TASKS, make_task
 
-    table = Table(Column("task", min_width=23), "what it is", "train / test", "default model")  # names are not cut
+    table = Table(Column("task", no_wrap=True), "what it is", "train / test", "default model")  # names are not cut
     for name in BUILTIN_TASKS:
         try:
             task = make_task(name)

@@ -18,9 +18,10 @@ import torch
 
 from coevo_env.batch import BatchEnv
 from coevo_env.build import build
+from coevo_env.core import Rules
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.kl import make_controller
-from coevo_env.lm import SMALL
+from coevo_env.lm import SMALL, LanguageModel
 from coevo_env.loading import load_language_model
 from coevo_env.mixing import mixing_matrix
 from coevo_env.roles import AdaptiveRoles
@@ -35,7 +36,7 @@ from .evaluate import Evaluation, describe, evaluate, evaluation_game, play
 from .learner import checked, find_learner, promised
 from .logbook import Logbook, lock
 from .opponents import Opponents
-from .policy import make_policies, remembering
+from .policy import ActorCritic, make_policies, remembering
 from .runfolder import claim, deferred_interrupt, extend, initial_model, repeated, save_initial, write_config
 from .schemes import drift, importance, order
 from .warm_start import warm_start
@@ -82,26 +83,22 @@ class Run:
         )
         if threads := config.threads or (1 if base.module.num_parameters() < SMALL else 0):
             torch.set_num_threads(threads)
-        agents = [f"llm{i + 1}" for i in range(config.num_agents)]
+        self.agents = agents = [f"llm{i + 1}" for i in range(config.num_agents)]
         rules, _ = build(task, base, **{**config.game(), "task_options": None})
         rules.check_contexts()  # of prompts that may be hours away
         find = find_learner(config.learner)  # a name that is none should be found before anything is computed
         if config.warm_start.steps and not (self.directory / "initial").exists():
+            self._made(base.clone(), rules, find)  # settings that cannot work, and a folder that cannot be made, are told before
+            self._make_folder()
             losses = warm_start(base, rules, config.warm_start, config.seed)
             say(f"warm start: {len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f} nats per token")
             save_initial(base, self.directory)
-        self.policies, self.reference = make_policies(
-            base, agents, config.lora if "lora" in config.weights else None, config.seed, config.shared
-        )
+        self.policies, self.reference, self.learners = self._made(base, rules, find)
         self.game = BatchEnv(config.batch_size, rules=rules, reference=self.reference)
         if config.shared:  # one policy has one KL and one coefficient
             self.game.controllers = self.game.controllers[:1] * config.num_agents
         self.held_out = evaluation_game(config, task, self.reference)
         self.held_out.rules.check_contexts()
-        self.learners = [
-            promised(config.learner, find(policy, self.reference, config, rules.sampling, config.seed * 1000 + number))
-            for number, policy in enumerate(self.policies[:1] if config.shared else self.policies)
-        ]
         if config.elastic.every:
             self.learners = [ElasticReset(learner, config.elastic) for learner in self.learners]
         self.members = [list(range(len(agents)))] if config.shared else [[number] for number in range(len(agents))]
@@ -110,7 +107,7 @@ class Run:
         self.together = evaluation_game(config, task, self.reference, config.num_agents) if config.communication else None
         if config.reset_at_exchange and not all(callable(getattr(learner, "forget", None)) for learner in self.learners):
             raise ConfigError(f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off.")
-        self.agents, self.iteration, self.best = agents, 0, (-np.inf, -1)
+        self.iteration, self.best = 0, (-np.inf, -1)
         self.keys: dict[int, set[str]] = {}  # metrics of each learner's last update
         self.before: dict[str, Any] = {}
         self.latest: dict[str, Evaluation] = {}
@@ -123,10 +120,7 @@ class Run:
                 raise ConfigError(
                     f"the run in {self.directory} is at iteration {self.iteration}; expected iterations >= that, got {config.iterations}."
                 )
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(f"the run folder {self.directory} could not be made: {error}. Choose another one with --out.") from error
+            self._make_folder()
             self.log = Logbook(self.directory, self.offsets, self.iteration, say, locked)
         except BaseException:
             if locked:
@@ -135,6 +129,23 @@ class Run:
         write_config(self.directory, config)
         if self.iteration < config.iterations:  # a summary would be that of an earlier, shorter run
             (self.directory / "summary.json").unlink(missing_ok=True)
+
+    def _made(self, base: LanguageModel, rules: Rules, find: Callable[..., Any]) -> tuple[list[ActorCritic], LanguageModel, list[Any]]:
+        """Policies, reference and learners that begin as `base`."""
+        config = self.config
+        lora = config.lora if "lora" in config.weights else None
+        policies, reference = make_policies(base, self.agents, lora, config.seed, config.shared)
+        learners = [
+            promised(config.learner, find(policy, reference, config, rules.sampling, config.seed * 1000 + number))
+            for number, policy in enumerate(policies[:1] if config.shared else policies)
+        ]
+        return policies, reference, learners
+
+    def _make_folder(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"the run folder {self.directory} could not be made: {error}. Choose another one with --out.") from error
 
     # ---------------------------------------------------------------- the loop
     def train(self) -> dict[str, Any]:

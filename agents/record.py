@@ -23,7 +23,7 @@ class Curve:
     """What to plot of every agent.
 
     Attributes:
-        tag: Metric of a training iteration, without the agent's name.
+        tag: Metric of a training iteration, without the agent's name, or "".
         held_out: Metric of an evaluation of the agent alone on held-out prompts, or "".
         title: Heading.
         unit: Unit, or what the number is.
@@ -40,7 +40,9 @@ CURVES = (
     Curve("kl", "eval/kl", "KL to the reference", "nats per response"),
     Curve("entropy", "eval/entropy", "Entropy", "nats per token"),
     Curve("kl_coef", "", "KL coefficient β", "reward per nat"),
-    Curve("distinct_2", "eval/distinct_2", "Diversity", "distinct token bigrams"),
+    Curve(
+        "", "eval/distinct_2", "Diversity", "distinct bigrams, held out"
+    ),  # a batch has another number of responses, and does not compare
     Curve("length", "eval/length", "Response length", "tokens"),
 )
 """The main curves; docs/metrics.md defines the tags."""

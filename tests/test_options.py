@@ -204,6 +204,21 @@ def test_agents_and_reference_start_from_the_warm_model(model, tmp_path, weights
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"learner": "grpo"}, "group_size=1 with GRPO"), ({"weights": "lora", "lora__targets": "nope"}, "no module 'nope'")],
+)
+def test_settings_are_refused_before_the_warm_start(model, tmp_path, settings, says):
+    said: list[str] = []
+    with pytest.raises(ConfigError, match=says):
+        Run(config(model, warm_start__steps=40, **settings), tmp_path / "run", say=said.append)
+    assert not said and not (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"could not be made|is no folder|not a directory"):
+        Run(config(model, warm_start__steps=40), tmp_path / "file" / "run", say=said.append)
+    assert not said
+
+
 def test_a_run_with_a_warm_start_resumes_bit_for_bit(model, tmp_path):
     settings = config(model, warm_start__steps=5, iterations=4)
     train(settings, tmp_path / "straight")
