@@ -1,7 +1,7 @@
 """The `coevo` command.
 
-One idea: a command reads words, calls one function of the package and prints what came back. Errors that a user can mend are one
-message and a non-zero exit, never a traceback.
+One idea: a command reads words, calls one function of the package and prints what came back. Errors
+that a user can mend are one message and a non-zero exit, never a traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from coevo_env.errors import CoevoError, ConfigError
 
 app = typer.Typer(
     name="coevo",
-    help="Multi-agent reinforcement learning for language models: train agents that answer together, and look at what they learned.",
+    help="Multi-agent reinforcement learning for language models: train agents that answer together, and look at "
+    "what they learned.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,21 +42,31 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:  # typer ends with 130 where Ctrl-C was pressed
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise
-        _fail("stopped at once. What was saved before is whole; a run that has begun goes on with: coevo train --resume RUN", 130)
+        _fail(
+            "stopped at once. What was saved before is whole; a run that has begun goes on with: coevo train --resume "
+            "RUN",
+            130,
+        )
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a file or folder of the user's that cannot be read or written
         _fail(f"{type(error).__name__}: {error}. Check the path, its permissions and the space left.")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+        if (
+            not isinstance(error, MemoryError)
+            and "out of memory" not in str(error)
+            and "can't allocate memory" not in str(error)
+        ):
             raise
         _fail(
-            f"out of memory: {str(error).splitlines()[0] if str(error) else ''} Lower --batch-size, or set micro_batch_size of the learner, as in --set ppo.micro_batch_size=8."
+            f"out of memory: {str(error).splitlines()[0] if str(error) else ''} Lower --batch-size, or set "
+            "micro_batch_size of the learner, as in --set ppo.micro_batch_size=8."
         )
 
 
 def _in_thread(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread, and what stops it there is raised once more where the run is, which says so."""
+    """TensorBoard writes in a thread, and what stops it there is raised once more where the run is,
+    which says so."""
     if not (issubclass(failed.exc_type, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
         threading.__excepthook__(failed)
 
@@ -88,15 +99,22 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any setting by dotted name, e.g. --set kl.beta=0.1. Repeatable."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any setting by dotted name, e.g. --set kl.beta=0.1. Repeatable."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")] = None,
-    list_settings: Annotated[bool, typer.Option("--list-settings", help="Print every setting with its value and exit.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")
+    ] = None,
+    list_settings: Annotated[
+        bool, typer.Option("--list-settings", help="Print every setting with its value and exit.")
+    ] = False,
 ) -> None:
-    """Trains agents on a task. Without options: two agents, PPO, role exchange, on the embedded model, in about two minutes."""
-    from .config import apply, names
-    from .config import preset as find_preset
+    """Trains agents on a task. Without options: two agents, PPO, role exchange, on the embedded
+    model, in about two minutes."""
+    from coevo_agents.runs.config import apply, names
+    from coevo_agents.runs.config import preset as find_preset
 
     named = {
         "task": task,
@@ -125,8 +143,8 @@ def train(
             _say(f"{name} = {value!r}")
         return
 
-    from .loop import Run
-    from .runfolder import read_config, repeated
+    from coevo_agents.runs.folder import read_config, repeated
+    from coevo_agents.training.loop import Run
 
     if resume is not None:
         own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
@@ -134,29 +152,36 @@ def train(
         changed = [name for name, value in own.items() if getattr(config, name) != value]
         if changed or set(overrides) - {"iterations", "trust_remote_code"} or out is not None or preset != "default":
             raise ConfigError(
-                "--resume continues a run with the settings it was started with; only --iterations can be given besides (and what a run folder "
+                "--resume continues a run with the settings it was started with; only --iterations can be given "
+                "besides (and what a run folder "
                 "cannot say for you: --set trust_remote_code=true, and a --task or --learner of your own, once more)."
             )
         config, folder = apply(config, overrides), resume
     else:
         config, folder = apply(find_preset(preset), overrides), out or _fresh_folder(overrides.get("task") or preset)
-    from .show import progress, summary_table
+    from coevo_agents.pages.terminal import progress, summary_table
 
     with progress(console, config) as report:
         run = Run(config, folder, resume=resume is not None, report=report, say=_say)
         summary = run.train()
     console.print(summary_table(summary))
-    _say(f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play {folder}{repeated(config, 'task')}")
+    _say(
+        f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play "
+        f"{folder}{repeated(config, 'task')}"
+    )
 
 
 @app.command("eval")
 def evaluate(
-    agent: Annotated[str, typer.Argument(help="A run folder, a saved agent in it (RUN/agents/llm1), any model directory, or a hub name.")],
+    agent: Annotated[
+        str,
+        typer.Argument(help="A run folder, a saved agent in it (RUN/agents/llm1), any model directory, or a hub name."),
+    ],
     task: Annotated[str | None, typer.Option(help="Task; by default the run's, else sentiment.")] = None,
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Model to measure KL against; by default the run's initial model. A model that belongs to no run needs it for a KL."
+            help="Model to measure KL against; by default the run's initial model. A model of no run needs it for a KL."
         ),
     ] = None,
     prompts: Annotated[int, typer.Option(help="Held-out prompts.")] = 64,
@@ -167,12 +192,11 @@ def evaluate(
 
     from rich.table import Table
 
-    from coevo_env.lm import LanguageModel
-    from coevo_env.loading import load_language_model
-    from coevo_env.task import make_task
-
-    from .evaluate import evaluate as measure
-    from .evaluate import evaluation_game
+    from coevo_agents.training.evaluate import evaluate as measure
+    from coevo_agents.training.evaluate import evaluation_game
+    from coevo_env.lm.load import load_language_model
+    from coevo_env.lm.model import LanguageModel
+    from coevo_env.tasks import make_task
 
     config, models = _agents(agent, task)
     config = replace(config, device=device, eval_prompts=prompts)
@@ -183,12 +207,19 @@ def evaluate(
 
     base = load(reference or config.model)
     game = evaluation_game(config, the_task, base)
-    alone = reference is None and config.model in models.values()  # a KL of the model to itself would say that nothing was learned
-    rows = dict.fromkeys(models, base) if alone else {"reference": base, **{name: load(path) for name, path in models.items()}}
+    alone = (
+        reference is None and config.model in models.values()
+    )  # a KL of the model to itself would say that nothing was learned
+    rows = (
+        dict.fromkeys(models, base)
+        if alone
+        else {"reference": base, **{name: load(path) for name, path in models.items()}}
+    )
     for name, model in rows.items():
         if model.vocab_size != base.vocab_size:
             raise ConfigError(
-                f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL needs the same "
+                f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL "
+                "needs the same "
                 "tokenizer. Give --reference, the model that it was trained from."
             )
     table = Table(title=f"{the_task.name}: {game.batch_size} held-out prompts, each agent alone")
@@ -206,13 +237,18 @@ def evaluate(
 
 @app.command()
 def play(
-    agent: Annotated[str, typer.Argument(help="A run folder, or a model directory or name that plays every role.")] = "embedded",
-    prompt: Annotated[list[str] | None, typer.Option(help="Prompt to answer; without it, prompts are read line by line.")] = None,
+    agent: Annotated[
+        str, typer.Argument(help="A run folder, or a model directory or name that plays every role.")
+    ] = "embedded",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Prompt to answer; without it, prompts are read line by line.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Task; by default the run's, else sentiment.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
 ) -> None:
-    """Answers prompts: the pioneer first, then the observer after reading it, with the reward of every token."""
-    from .show import play as answer
+    """Answers prompts: the pioneer first, then the observer after reading it, with the reward of
+    every token."""
+    from coevo_agents.pages.terminal import play as answer
 
     config, models = _agents(agent, task)
     answer(console, config, list(models.values()), prompt, seed)
@@ -224,11 +260,13 @@ def tasks() -> None:
     import importlib
     import os
 
-    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # a list should not wait for a network, nor fetch data sets
+    os.environ.update(
+        HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1"
+    )  # a list should not wait for a network, nor fetch data sets
 
     from rich.table import Column, Table
 
-    from coevo_env.task import BUILTIN_TASKS, make_task
+    from coevo_env.tasks import BUILTIN_TASKS, make_task
 
     table = Table(Column("task", no_wrap=True), "what it is", "train / test", "default model")  # names are not cut
     for name in BUILTIN_TASKS:
@@ -238,8 +276,12 @@ def tasks() -> None:
             table.add_row(name, task.description, f"{len(task.train)} / {len(task.test)}", model)
         except CoevoError:
             what = (importlib.import_module(BUILTIN_TASKS[name]).__doc__ or "").splitlines()[0]
-            table.add_row(name, f"{_escape(what)} [dim](not installed here; `coevo train --task {name}` says how)[/]", "", "")
-    table.add_row("reasoning-gym/<dataset>", "any dataset of reasoning-gym (extra: reasoning-gym)", "generated", "smollm2")
+            table.add_row(
+                name, f"{_escape(what)} [dim](not installed here; `coevo train --task {name}` says how)[/]", "", ""
+            )
+    table.add_row(
+        "reasoning-gym/<dataset>", "any dataset of reasoning-gym (extra: reasoning-gym)", "generated", "smollm2"
+    )
     table.add_row("package.module:function", "your own (docs/add_a_task.md)", "", "")
     console.print(table)
 
@@ -249,8 +291,9 @@ def show(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     html: Annotated[Path | None, typer.Option(help="Where to write the page; by default RUN/report.html.")] = None,
 ) -> None:
-    """Shows a run: summary, curves and transcripts in the terminal, and all of it as one self-contained HTML page."""
-    from .show import page, terminal
+    """Shows a run: summary, curves and transcripts in the terminal, and all of it as one
+    self-contained HTML page."""
+    from coevo_agents.pages.terminal import page, terminal
 
     terminal(run, console)
     _say(f"Page: {page(run, html)}")
@@ -263,8 +306,9 @@ def assets(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make them again.")] = False,
 ) -> None:
-    """Installs the real language model and the real reviews into the cache (about 110 MB to download, 700 MB on disk)."""
-    from coevo_env.assets import prepare
+    """Installs the real language model and the real reviews into the cache (about 110 MB to
+    download, 700 MB on disk)."""
+    from coevo_env.assets.store import prepare
 
     prepare(names or None, force=force, log=_say)
 
@@ -278,11 +322,12 @@ def version() -> None:
 
 
 def _agents(spec: str, task: str | None) -> tuple[Any, dict[str, str]]:
-    """The config, with another task if one is given, and the saved models that a run folder, a model directory or a name stands for."""
+    """The config, with another task if one is given, and the saved models that a run folder, a
+    model directory or a name stands for."""
     from dataclasses import replace
 
-    from .config import Config
-    from .runfolder import initial_model, read_config
+    from coevo_agents.runs.config import Config
+    from coevo_agents.runs.folder import initial_model, read_config
 
     def known(run: Path) -> Any:
         config = read_config(run, uses=() if task else ("task",))
@@ -293,11 +338,19 @@ def _agents(spec: str, task: str | None) -> tuple[Any, dict[str, str]]:
 
     path = Path(spec)
     if (path / "agents").is_dir():
-        folders = [folder for folder in (path / "agents").iterdir() if (folder / "config.json").exists() and folder.name[0] != "."]
+        folders = [
+            folder
+            for folder in (path / "agents").iterdir()
+            if (folder / "config.json").exists() and folder.name[0] != "."
+        ]
         if folders:
-            return known(path), {folder.name: str(folder) for folder in sorted(folders, key=lambda f: (len(f.name), f.name))}
+            return known(path), {
+                folder.name: str(folder) for folder in sorted(folders, key=lambda f: (len(f.name), f.name))
+            }
     if path.is_dir() and ((path / "metrics.jsonl").exists() or (path / "checkpoints").exists()):
-        raise ConfigError(f"{spec} has no saved agents yet: the run did not finish. Continue it with: coevo train --resume {spec}")
+        raise ConfigError(
+            f"{spec} has no saved agents yet: the run did not finish. Continue it with: coevo train --resume {spec}"
+        )
     if path.parent.name == "agents" and (path.parent.parent / "config.json").exists():
         return known(path.parent.parent), {path.name: spec}
     return chosen(Config(model=spec)), {path.name or spec: spec}

@@ -1,7 +1,9 @@
-"""What one more agent costs: time, memory and disk of N agents, for each way of reading one another.
+"""What one more agent costs: time, memory and disk of N agents, for each way of reading one
+another.
 
-One idea: every case is a training run of a few iterations in a process of its own, so that its peak memory is its own. LoRA adapters on one
-frozen base; rotation; seconds are of the processor, medians over iterations.
+One idea: every case is a training run of a few iterations in a process of its own, so that its peak
+memory is its own. LoRA adapters on one frozen base; rotation; seconds are of the processor, medians
+over iterations.
 
     python -m benchmarks.agents --smollm2 --out benchmarks/results/agents.json
 """
@@ -28,8 +30,8 @@ def measure(model: str, agents: int, context: str, iterations: int) -> dict[str,
     """One case, in this process."""
     import torch
 
-    from coevo_agents.config import Config, apply
-    from coevo_agents.loop import Run
+    from coevo_agents.runs.config import Config, apply
+    from coevo_agents.training.loop import Run
 
     torch.set_num_threads(1)
     options = {
@@ -78,7 +80,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         each = row["seconds"] / row["agents"]
         lines.append(
-            f"| {row['model']} | {row['agents']} | {row['context'] if row['agents'] > 1 else '-'} | {row['seconds']:.3g} | {each:.3g} | "
+            f"| {row['model']} | {row['agents']} | {row['context'] if row['agents'] > 1 else '-'} | "
+            f"{row['seconds']:.3g} | {each:.3g} | "
             f"{row['peak_mib']:.0f} | {row['checkpoint_mib']:.3g} |"
         )
     return lines
@@ -88,7 +91,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agents", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--case", nargs=4, metavar=("MODEL", "AGENTS", "CONTEXT", "ITERATIONS"), help="measure one case and print it as JSON"
+        "--case",
+        nargs=4,
+        metavar=("MODEL", "AGENTS", "CONTEXT", "ITERATIONS"),
+        help="measure one case and print it as JSON",
     )
     parser.add_argument("--quick", action="store_true", help="two cases, to see that it works")
     parser.add_argument("--smollm2", action="store_true", help="measure SmolLM2-135M too (needs `coevo assets`)")
@@ -104,7 +110,10 @@ def main() -> None:
     rows = []
     for case in cases[:2] if options.quick else cases:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.agents", "--case", *map(str, case)], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "benchmarks.agents", "--case", *map(str, case)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             sys.exit(f"{case}: {done.stderr[-400:]}")

@@ -1,7 +1,9 @@
-"""What training does to held-out reward, KL and diversity: runs a preset over several seeds, and draws and tabulates finished runs.
+"""What training does to held-out reward, KL and diversity: runs a preset over several seeds, and
+draws and tabulates finished runs.
 
-One idea: the unit of evidence is a seed. Each seed is one ordinary run folder of `coevo train`, so anybody can look into any of them; the
-table and the figure are made from the folders alone, with a 95 % t-interval over seeds.
+One idea: the unit of evidence is a seed. Each seed is one ordinary run folder of `coevo train`, so
+anybody can look into any of them; the table and the figure are made from the folders alone, with a
+95 % t-interval over seeds.
 
     python -m benchmarks.quality run --preset default --seeds 0 1 2 --out runs/quality
     python -m benchmarks.quality report runs/quality/default-* --name default
@@ -21,7 +23,12 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-MEASURES = {"reward": "held-out reward", "kl": "KL, nats per response", "distinct_2": "distinct bigrams", "length": "tokens per response"}
+MEASURES = {
+    "reward": "held-out reward",
+    "kl": "KL, nats per response",
+    "distinct_2": "distinct bigrams",
+    "length": "tokens per response",
+}
 
 
 COMPARISONS: dict[str, dict[str, list[str]]] = {
@@ -41,11 +48,13 @@ COMPARISONS: dict[str, dict[str, list[str]]] = {
         "frozen": ["learner=frozen"],
     },
 }
-"""Arms of each comparison: what differs from the default preset. The first one is what the others are compared with."""
+"""Arms of each comparison: what differs from the default preset. The first one is what the others
+are compared with."""
 
 
 def run(preset: str, seeds: list[int], out: Path, extra: list[str], name: str = "") -> list[Path]:
-    """Trains one run per seed, one after the other, each in a process of its own; finished folders are kept."""
+    """Trains one run per seed, one after the other, each in a process of its own; finished folders
+    are kept."""
     folders = []
     for seed in seeds:
         folder = out / f"{name or preset}-{seed}"
@@ -59,7 +68,8 @@ def run(preset: str, seeds: list[int], out: Path, extra: list[str], name: str = 
 
 
 def compare(name: str, seeds: list[int], out: Path) -> dict[str, Any]:
-    """Runs every arm of a comparison on the same seeds; held-out measures at the end, and their paired differences to the first arm."""
+    """Runs every arm of a comparison on the same seeds; held-out measures at the end, and their
+    paired differences to the first arm."""
     arms = COMPARISONS[name]
     finals: dict[str, dict[str, np.ndarray]] = {}
     data: dict[str, Any] = {"seeds": seeds, "arms": {}}
@@ -78,14 +88,18 @@ def compare(name: str, seeds: list[int], out: Path) -> dict[str, Any]:
 
 
 def table(data: dict[str, Any]) -> list[str]:
-    """A comparison as rows of Markdown: mean ± half width over seeds, and the paired difference to the first arm in brackets."""
+    """A comparison as rows of Markdown: mean ± half width over seeds, and the paired difference to
+    the first arm in brackets."""
 
     def cell(mean: float, half: float | None, sign: str = "") -> str:
         return f"{mean:{sign}.3f}" + ("" if half is None else f" ± {half:.3f}")
 
     rows = ["| arm | " + " | ".join(MEASURES.values()) + " |", "|---|" + "---:|" * len(MEASURES)]
     for number, (arm, found) in enumerate(data["arms"].items()):
-        cells = [cell(*found["after"][m]) + ("" if number == 0 else f" ({cell(*found['difference'][m], '+')})") for m in MEASURES]
+        cells = [
+            cell(*found["after"][m]) + ("" if number == 0 else f" ({cell(*found['difference'][m], '+')})")
+            for m in MEASURES
+        ]
         rows.append(f"| `{arm}` | " + " | ".join(cells) + " |")
     return rows
 
@@ -107,17 +121,21 @@ def interval(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def collect(folders: list[Path]) -> dict[str, Any]:
-    """Curves (seeds, evaluations) of each measure, averaged over the agents of a run, and the table of first and last."""
+    """Curves (seeds, evaluations) of each measure, averaged over the agents of a run, and the table
+    of first and last."""
     runs = [read(folder) for folder in folders]
     shortest = min(len(run) for run in runs)
     agents = sorted({key.split("/")[0] for key in runs[0][0] if "/eval/" in key})
     iterations = [line["iteration"] for line in runs[0][:shortest]]
     curves = {
-        name: np.array([[np.mean([line[f"{agent}/eval/{name}"] for agent in agents]) for line in run[:shortest]] for run in runs])
+        name: np.array(
+            [[np.mean([line[f"{agent}/eval/{name}"] for agent in agents]) for line in run[:shortest]] for run in runs]
+        )
         for name in MEASURES
     }
     per_agent = {
-        agent: {name: [[line[f"{agent}/eval/{name}"] for line in run[:shortest]] for run in runs] for name in MEASURES} for agent in agents
+        agent: {name: [[line[f"{agent}/eval/{name}"] for line in run[:shortest]] for run in runs] for name in MEASURES}
+        for agent in agents
     }
     table = {name: {"before": interval(curve[:, 0]), "after": interval(curve[:, -1])} for name, curve in curves.items()}
     first = json.loads((folders[0] / "config.json").read_text())
@@ -139,7 +157,9 @@ def draw(data: dict[str, Any], path: Path, title: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "coevo"}):
+    with plt.rc_context(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "coevo"}
+    ):
         figure, panels = plt.subplots(1, len(MEASURES), figsize=(11, 2.7), constrained_layout=True)
         for panel, (name, label) in zip(panels, MEASURES.items(), strict=True):
             curves = np.array(data["curves"][name])
@@ -156,7 +176,9 @@ def draw(data: dict[str, Any], path: Path, title: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="train")
     runner.add_argument("--preset", default="default")
@@ -185,7 +207,9 @@ def main(argv: list[str] | None = None) -> None:
     (HERE / "results" / f"{options.name}.json").write_text(json.dumps(data, indent=1) + "\n")
     draw(data, HERE / "images" / f"{options.name}.svg", options.name)
     for name, row in data["table"].items():
-        before, after = (f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}") for mean, half in (row["before"], row["after"]))
+        before, after = (
+            f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}") for mean, half in (row["before"], row["after"])
+        )
         print(f"{name:12s} before {before}   after {after}")
 
 

@@ -1,4 +1,5 @@
-"""Text generation as a game for N language models: a PettingZoo environment for multi-agent reinforcement learning.
+"""Text generation as a game for N language models: a PettingZoo environment for multi-agent
+reinforcement learning.
 
     >>> import coevo_env
     >>> env = coevo_env.env(task="toy", seed=0)
@@ -6,9 +7,10 @@
     >>> env.agents
     ['llm1', 'llm2']
 
-One idea: this module only names things. Everything is imported when it is first used, so `import coevo_env` is quick and pulls in neither
-torch nor transformers. The environments are registered with gymnasium (`gymnasium.make("coevo/Text-v0")`) and, where it has a registry, with
-pettingzoo (`pettingzoo.make("aec", "coevo/text_v0")`).
+One idea: this module only names things. Everything is imported when it is first used, so `import
+coevo_env` is quick and pulls in neither torch nor transformers. The environments are registered
+with gymnasium (`gymnasium.make("coevo/Text-v0")`) and, where it has a registry, with pettingzoo
+(`pettingzoo.make("aec", "coevo/text_v0")`).
 """
 
 from __future__ import annotations
@@ -19,27 +21,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "BatchEnv": "batch",
+    "BatchEnv": "faces.batch",
     "CoevoError": "errors",
     "ConfigError": "errors",
-    "Episode": "core",
-    "GymEnv": "gym_env",
-    "KLConfig": "kl",
-    "LanguageModel": "lm",
+    "Episode": "game.rules",
+    "GymEnv": "faces.gym_env",
+    "KLConfig": "game.kl",
+    "LanguageModel": "lm.model",
     "MissingExtraError": "errors",
     "NonFiniteError": "errors",
-    "Prompt": "task",
+    "Prompt": "game.task",
     "RewardError": "errors",
-    "Rollout": "rollout",
-    "Rules": "core",
-    "Sampling": "sampling",
-    "TableModel": "reference",
-    "Task": "task",
-    "TextTokenizer": "tokenizer",
-    "env": "aec",
-    "make_task": "task",
-    "parallel_env": "parallel",
-    "raw_env": "aec",
+    "Rollout": "game.rollout",
+    "Rules": "game.rules",
+    "Sampling": "game.sampling",
+    "TableModel": "game.reference",
+    "Task": "game.task",
+    "TextTokenizer": "lm.tokenizer",
+    "env": "faces.aec",
+    "make_task": "tasks",
+    "parallel_env": "faces.parallel",
+    "raw_env": "faces.aec",
 }
 """Public name -> the module that has it."""
 
@@ -69,27 +71,27 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .aec import env as env
-    from .aec import raw_env as raw_env
-    from .batch import BatchEnv as BatchEnv
-    from .core import Episode as Episode
-    from .core import Rules as Rules
-    from .errors import CoevoError as CoevoError
-    from .errors import ConfigError as ConfigError
-    from .errors import MissingExtraError as MissingExtraError
-    from .errors import NonFiniteError as NonFiniteError
-    from .errors import RewardError as RewardError
-    from .gym_env import GymEnv as GymEnv
-    from .kl import KLConfig as KLConfig
-    from .lm import LanguageModel as LanguageModel
-    from .parallel import parallel_env as parallel_env
-    from .reference import TableModel as TableModel
-    from .rollout import Rollout as Rollout
-    from .sampling import Sampling as Sampling
-    from .task import Prompt as Prompt
-    from .task import Task as Task
-    from .task import make_task as make_task
-    from .tokenizer import TextTokenizer as TextTokenizer
+    from coevo_env.errors import CoevoError as CoevoError
+    from coevo_env.errors import ConfigError as ConfigError
+    from coevo_env.errors import MissingExtraError as MissingExtraError
+    from coevo_env.errors import NonFiniteError as NonFiniteError
+    from coevo_env.errors import RewardError as RewardError
+    from coevo_env.faces.aec import env as env
+    from coevo_env.faces.aec import raw_env as raw_env
+    from coevo_env.faces.batch import BatchEnv as BatchEnv
+    from coevo_env.faces.gym_env import GymEnv as GymEnv
+    from coevo_env.faces.parallel import parallel_env as parallel_env
+    from coevo_env.game.kl import KLConfig as KLConfig
+    from coevo_env.game.reference import TableModel as TableModel
+    from coevo_env.game.rollout import Rollout as Rollout
+    from coevo_env.game.rules import Episode as Episode
+    from coevo_env.game.rules import Rules as Rules
+    from coevo_env.game.sampling import Sampling as Sampling
+    from coevo_env.game.task import Prompt as Prompt
+    from coevo_env.game.task import Task as Task
+    from coevo_env.lm.model import LanguageModel as LanguageModel
+    from coevo_env.lm.tokenizer import TextTokenizer as TextTokenizer
+    from coevo_env.tasks import make_task as make_task
 
 
 def __getattr__(name: str) -> Any:
@@ -104,17 +106,18 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    """Tells gymnasium and pettingzoo where the environments are, by name, so that nothing is imported before it is made."""
+    """Tells gymnasium and pettingzoo where the environments are, by name, so that nothing is
+    imported before it is made."""
     import gymnasium
 
     if "coevo/Text-v0" not in gymnasium.registry:
-        gymnasium.register("coevo/Text-v0", entry_point="coevo_env.gym_env:GymEnv")
+        gymnasium.register("coevo/Text-v0", entry_point="coevo_env.faces.gym_env:GymEnv")
     import pettingzoo
 
     register, known = getattr(pettingzoo, "register", None), getattr(pettingzoo, "aec_registry", {})
     if register is not None and "coevo/text-v0" not in known:  # pettingzoo 1.27 and later
-        register("aec", "coevo/text_v0", entry_point="coevo_env.aec:env")
-        register("parallel", "coevo/text_v0", entry_point="coevo_env.parallel:parallel_env")
+        register("aec", "coevo/text_v0", entry_point="coevo_env.faces.aec:env")
+        register("parallel", "coevo/text_v0", entry_point="coevo_env.faces.parallel:parallel_env")
 
 
 _register()

@@ -1,7 +1,9 @@
-"""The errors users meet, each a sentence that says what was wrong, what was got, what was expected and what to do.
+"""The errors users meet, each a sentence that says what was wrong, what was got, what was expected
+and what to do.
 
-Every error of this package is a `CoevoError`, so that a command can print it without a traceback. It is a `ValueError` too, because
-bad input is what nearly all of them report. `assert` is for our own bugs.
+Every error of this package is a `CoevoError`, so that a command can print it without a traceback.
+It is a `ValueError` too, because bad input is what nearly all of them report. `assert` is for our
+own bugs.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class CoevoError(ValueError):
 
 
 class ConfigError(CoevoError):
-    """An option, name or combination of options that cannot work; raised at construction, before anything is computed."""
+    """An option, name or combination of options that cannot work; raised at construction, before
+    anything is computed."""
 
 
 class RewardError(CoevoError):
@@ -63,7 +66,8 @@ class MissingExtraError(CoevoError, ImportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, without its advice below; its class where it says nothing.
+    """What an error of another library says, without its advice below; its class where it says
+    nothing.
 
     >>> first_line(ValueError("no such file\\nTry again later.")), first_line(KeyError())
     ('no such file', 'KeyError')
@@ -72,7 +76,8 @@ def first_line(error: BaseException) -> str:
 
 
 def whole(what: str, value: Any, least: int, why: str = "") -> int:
-    """`value` as an int, if it is a whole number of at least `least`; floats are none, so that nothing is cut off in silence.
+    """`value` as an int, if it is a whole number of at least `least`; floats are none, so that
+    nothing is cut off in silence.
 
     Raises:
         ConfigError: It is not; `why` stands behind the message.

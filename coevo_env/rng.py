@@ -1,6 +1,8 @@
-"""Counter-based randomness: every draw is a function of (seed, counters, stream) and of nothing else.
+"""Counter-based randomness: every draw is a function of (seed, counters, stream) and of nothing
+else.
 
-No global generator is read or seeded, so the order in which things are computed never matters and any episode can be replayed alone.
+No global generator is read or seeded, so the order in which things are computed never matters and
+any episode can be replayed alone.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ STREAMS = {
     "matchmaking": 11,
     "role_bandit": 12,
 }
-"""Purposes that draw random numbers. A number, once given, is never given to another purpose: replays depend on it."""
+"""Purposes that draw random numbers. A number, once given, is never given to another purpose:
+replays depend on it."""
 
 
 def rng(seed: int, *counters: int, stream: str) -> np.random.Generator:
@@ -34,11 +37,16 @@ def rng(seed: int, *counters: int, stream: str) -> np.random.Generator:
     >>> float(rng(0, 7, stream="tokens").random()) == float(rng(0, 7, stream="tokens").random())
     True
     """
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, counters)])))
+    return np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, counters)]))
+    )
 
 
-def uniforms(seed: int, episodes: Sequence[int], seat: int, length: int, *, draw: int = 0, stream: str = "tokens") -> np.ndarray:
-    """Uniform numbers in [0, 1) that pick the tokens of one turn: one row per episode, independent of the batch it is in.
+def uniforms(
+    seed: int, episodes: Sequence[int], seat: int, length: int, *, draw: int = 0, stream: str = "tokens"
+) -> np.ndarray:
+    """Uniform numbers in [0, 1) that pick the tokens of one turn: one row per episode, independent
+    of the batch it is in.
 
     Returns:
         float64 array of shape (B, length).

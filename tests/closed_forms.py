@@ -22,7 +22,8 @@ class Characters:
 
 
 class Unigram:
-    """A policy whose next-token distribution never changes, so that a vocabulary of 50,257 tokens is no trouble."""
+    """A policy whose next-token distribution never changes, so that a vocabulary of 50,257 tokens
+    is no trouble."""
 
     def __init__(self, vocab_size: int, seed: int = 0, tokenizer=None):
         self.vocab_size, self.tokenizer = vocab_size, tokenizer
@@ -80,7 +81,8 @@ def all_responses(vocab_size: int, budget: int, eos: int = 0, minimum: int = 0) 
 
 
 class Tabular:
-    """A policy with free logits for each (last context id, prefix of the response), trained by exact gradients.
+    """A policy with free logits for each (last context id, prefix of the response), trained by
+    exact gradients.
 
     Args:
         starts: The last ids of the contexts it will meet.
@@ -129,21 +131,27 @@ class Tabular:
 
 
 class TeamGame:
-    """N agents, any context and any mixing, with k1 shaping, enumerated: the subgame-perfect optimum by backward induction.
+    """N agents, any context and any mixing, with k1 shaping, enumerated: the subgame-perfect
+    optimum by backward induction.
 
-    J_k = E[team_k] - beta E[KL(pi_k(. | what seat k read) || pi_ref)]: each agent pays its own KL in its own context. The last seat tilts the
-    reference by its team reward, the one before it by what it can expect given that, and so on. A history is what the seats before have
-    said, R^k of them for seat k; arrays of seat k have the shape (P, R, ..., R) with k + 1 axes of responses, its own the last one.
+    J_k = E[team_k] - beta E[KL(pi_k(. | what seat k read) || pi_ref)]: each agent pays its own KL
+    in its own context. The last seat tilts the reference by its team reward, the one before it by
+    what it can expect given that, and so on. A history is what the seats before have said, R^k of
+    them for seat k; arrays of seat k have the shape (P, R, ..., R) with k + 1 axes of responses,
+    its own the last one.
 
-    Backward induction is right as long as histories that read the same (context "previous" or "none", or texts that join to the same) want
-    the same answer. That holds for every mixing of ordinary rewards, whose sum splits by seat; it is checked, for joint rewards break it.
+    Backward induction is right as long as histories that read the same (context "previous" or
+    "none", or texts that join to the same) want the same answer. That holds for every mixing of
+    ordinary rewards, whose sum splits by seat; it is checked, for joint rewards break it.
     """
 
     def __init__(self, rules, reference, beta: float):
         self.rules, self.beta = rules, beta
         minimum = rules.sampling.min_new_tokens
         rows = list(all_responses(rules.vocab_size, rules.max_new_tokens, rules.eos_id, minimum))
-        legal = rules.sampling.mask(rules.vocab_size, rules.max_new_tokens)  # bans hold everywhere, the minimum only at the start
+        legal = rules.sampling.mask(
+            rules.vocab_size, rules.max_new_tokens
+        )  # bans hold everywhere, the minimum only at the start
         rows = [row for row in rows if all(legal[token] for token in row)]
         self.lengths = np.array([len(row) for row in rows])  # (R,)
         self.tokens = np.array([[*row, *[rules.eos_id] * (rules.max_new_tokens - len(row))] for row in rows])  # (R, T)
@@ -152,12 +160,19 @@ class TeamGame:
         agents, count = rules.num_agents, len(rows)
         shape = (len(prompts), *[count] * agents)  # (P, R, ..., R)
         histories = [list(itertools.product(texts, repeat=seat)) for seat in range(agents + 1)]
-        own = np.array([sum(w * np.asarray(f([p] * count, texts), float) for w, f in rules.terms.values()) for p in prompts])
-        task = [np.broadcast_to(own.reshape(-1, *[count if j == k else 1 for j in range(agents)]), shape) for k in range(agents)]
+        own = np.array(
+            [sum(w * np.asarray(f([p] * count, texts), float) for w, f in rules.terms.values()) for p in prompts]
+        )
+        task = [
+            np.broadcast_to(own.reshape(-1, *[count if j == k else 1 for j in range(agents)]), shape)
+            for k in range(agents)
+        ]
         for weight, function in getattr(rules, "joint_terms", {}).values():
             paid = np.array([function([p] * len(histories[-1]), histories[-1]) for p in prompts], float)  # (P, R^N, N)
             task = [task[k] + weight * paid[..., k].reshape(shape) for k in range(agents)]
-        self.team = [sum(rules.mixing[k, j] * task[j] for j in range(agents)) for k in range(agents)]  # N of (P, R, ..., R)
+        self.team = [
+            sum(rules.mixing[k, j] * task[j] for j in range(agents)) for k in range(agents)
+        ]  # N of (P, R, ..., R)
         place: dict[tuple[int, ...], int] = {}
         self.reads = []  # per seat (P, R^k): which context
         for seat in range(agents):
@@ -172,7 +187,8 @@ class TeamGame:
         return self.values(self.best)
 
     def reached(self, policies, seat: int) -> float:
-        """J of a policy in `seat` (of the policy for that seat, given a list) beside optimal partners elsewhere."""
+        """J of a policy in `seat` (of the policy for that seat, given a list) beside optimal
+        partners elsewhere."""
         policy = policies[seat] if isinstance(policies, (list, tuple)) else policies
         return self.values([self.table(policy, k) if k == seat else best for k, best in enumerate(self.best)])[seat]
 
@@ -181,19 +197,26 @@ class TeamGame:
         reach, costs = np.ones(len(self.team[0])), []  # (P, R, ..., R): how likely each history is
         for table, reference in zip(tables, self.reference, strict=True):
             p = np.exp(table)
-            costs.append((reach * (p * np.where(p > 0, table - reference, 0.0)).sum(-1)).reshape(len(p), -1).sum(1).mean())
+            costs.append(
+                (reach * (p * np.where(p > 0, table - reference, 0.0)).sum(-1)).reshape(len(p), -1).sum(1).mean()
+            )
             reach = reach[..., None] * p
         gains = [(reach * team).reshape(len(team), -1).sum(1).mean() for team in self.team]
         return [float(gain - self.beta * cost) for gain, cost in zip(gains, costs, strict=True)]
 
     def table(self, policy, seat: int, chunk: int = 4096) -> np.ndarray:
-        """Log-probs of every response of a policy after every history of a seat; each different context is asked once."""
+        """Log-probs of every response of a policy after every history of a seat; each different
+        context is asked once."""
         used, inverse = np.unique(self.reads[seat], return_inverse=True)
         pairs = [(self.contexts[c], r) for c in used for r in range(len(self.tokens))]
         parts = []
         for start in range(0, len(pairs), chunk):
             contexts, rows = zip(*pairs[start : start + chunk], strict=True)
-            parts.append(policy.score(list(contexts), self.tokens[list(rows)], self.lengths[list(rows)], self.rules.sampling).sum(1))
+            parts.append(
+                policy.score(
+                    list(contexts), self.tokens[list(rows)], self.lengths[list(rows)], self.rules.sampling
+                ).sum(1)
+            )
         scores = np.concatenate(parts).reshape(len(used), -1)[inverse.reshape(-1)]
         return scores.reshape(len(self.reads[seat]), *[len(self.tokens)] * (seat + 1))
 
@@ -206,7 +229,8 @@ class TeamGame:
             first = np.unique(read, return_index=True)[1][np.unique(read, return_inverse=True)[1].reshape(-1)]
             if np.abs(flat - flat[first]).max() > 1e-9:
                 raise ValueError(
-                    f"seat {seat} wants different answers to histories that read the same; this is no game of perfect information."
+                    f"seat {seat} wants different answers to histories that read the same; this is no game of perfect "
+                    "information."
                 )
             best.insert(0, table)
             ahead = [(np.exp(table) * value).sum(-1) for value in ahead]

@@ -1,4 +1,5 @@
-"""Settings of the whole suite: no hub, no progress bars, one thread per process (small models crawl when threads compete)."""
+"""Settings of the whole suite: no hub, no progress bars, one thread per process (small models crawl
+when threads compete)."""
 
 import atexit
 import os
@@ -15,6 +16,7 @@ if "SB3_LOGDIR" not in os.environ:  # Stable-Baselines3 makes a folder for the l
     os.environ["SB3_LOGDIR"] = tempfile.mkdtemp(prefix="coevo-tests-")
     atexit.register(shutil.rmtree, os.environ["SB3_LOGDIR"], True)
 
-# A shell that starts the suite in the background lets it ignore Ctrl-C, and what some tests press is Ctrl-C.
+# A shell that starts the suite in the background lets it ignore Ctrl-C, and what some tests press
+# is Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

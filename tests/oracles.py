@@ -1,4 +1,5 @@
-"""Exact values of two-agent games on tiny vocabularies, by writing down every pair of responses. Shared by tests; no test itself."""
+"""Exact values of two-agent games on tiny vocabularies, by writing down every pair of responses.
+Shared by tests; no test itself."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coevo_env.core import Rules
+from coevo_env.game.rules import Rules
 from coevo_env.tasks.toy import responses
 
 
@@ -19,9 +20,11 @@ class PairValues:
 
 
 class CooperativePair:
-    """A two-agent cooperative game with k1 shaping, enumerated: R responses for the pioneer, R for the observer after each.
+    """A two-agent cooperative game with k1 shaping, enumerated: R responses for the pioneer, R for
+    the observer after each.
 
-    J_pioneer = E[r1 + r2] - beta KL(pi_1), J_observer = E[r1 + r2] - beta E[KL(pi_2)]: each agent pays its own KL in its own context.
+    J_pioneer = E[r1 + r2] - beta KL(pi_1), J_observer = E[r1 + r2] - beta E[KL(pi_2)]: each agent
+    pays its own KL in its own context.
     """
 
     def __init__(self, rules: Rules, reference, beta: float):
@@ -37,17 +40,20 @@ class CooperativePair:
         self.ref_first, self.ref_second = self.logprobs(reference)
 
     def logprobs(self, policy) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probs of all responses: as pioneer (P, R), as observer after each pioneer's response (P, R, R)."""
+        """Log-probs of all responses: as pioneer (P, R), as observer after each pioneer's response
+        (P, R, R)."""
         first = np.stack([self._score(policy, [ids] * len(self.tokens)) for ids in self.first])
         second = np.stack([[self._score(policy, [ids] * len(self.tokens)) for ids in row] for row in self.second])
         return first, second
 
     def optimum(self) -> PairValues:
-        """The subgame-perfect pair: the observer tilts the reference by its reward; the pioneer by its own plus what the observer will get."""
+        """The subgame-perfect pair: the observer tilts the reference by its reward; the pioneer by
+        its own plus what the observer will get."""
         return self._values(*self._best())
 
     def reached(self, policy) -> PairValues:
-        """What a policy is worth in either role beside the best partner, so that it answers for itself alone."""
+        """What a policy is worth in either role beside the best partner, so that it answers for
+        itself alone."""
         first, second = self.logprobs(policy)
         best_first, best_second = self._best()
         return PairValues(self._values(first, best_second).pioneer, self._values(best_first, second).observer)

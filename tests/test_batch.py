@@ -1,4 +1,5 @@
-"""A turn of the batched engine is played whole or not at all: whatever is wrong with it, what comes afterwards is what would have come without it."""
+"""A turn of the batched engine is played whole or not at all: whatever is wrong with it, what comes
+afterwards is what would have come without it."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import pytest
 
 from coevo_env import BatchEnv
 from coevo_env.errors import ConfigError, NonFiniteError, RewardError
-from coevo_env.kl import KLConfig
-from coevo_env.reference import TableModel
+from coevo_env.game.kl import KLConfig
+from coevo_env.game.reference import TableModel
 from coevo_env.tasks import toy
 
 B, V, T = 3, 5, 3
@@ -21,7 +22,13 @@ FLAT = np.full((B, T, V), -np.log(V))
 
 
 def make(estimator: str = "k1", **options) -> BatchEnv:
-    return BatchEnv(B, task=toy.task(vocab_size=V, max_new_tokens=T), seed=0, kl=KLConfig(mode="reported", estimator=estimator), **options)
+    return BatchEnv(
+        B,
+        task=toy.task(vocab_size=V, max_new_tokens=T),
+        seed=0,
+        kl=KLConfig(mode="reported", estimator=estimator),
+        **options,
+    )
 
 
 def play(game: BatchEnv, estimator: str = "k1") -> np.ndarray:
@@ -42,7 +49,11 @@ WRONG = {
     "no distributions": ((GOOD, LENGTHS, LOGPROBS), "full", ConfigError),
     "a log-prob above 0": ((GOOD, LENGTHS, changed(LOGPROBS, (1, 0), 5.0)), "k1", NonFiniteError),
     "NaN": ((GOOD, LENGTHS, changed(LOGPROBS, (1, 0), np.nan)), "k1", NonFiniteError),
-    "a log-prob under which nothing is sampled": ((GOOD, LENGTHS, changed(LOGPROBS, (1, 0), -1000.0)), "k3", NonFiniteError),
+    "a log-prob under which nothing is sampled": (
+        (GOOD, LENGTHS, changed(LOGPROBS, (1, 0), -1000.0)),
+        "k3",
+        NonFiniteError,
+    ),
 }
 
 
@@ -82,7 +93,9 @@ def test_a_refused_step_changes_nothing(wrong):
     game, other = make(estimator), make(estimator)
 
     def step(game: BatchEnv, column: int) -> np.ndarray:
-        return game.step(GOOD[:, column], LOGPROBS[:, column], distributions=FLAT[:, column] if estimator == "full" else None)
+        return game.step(
+            GOOD[:, column], LOGPROBS[:, column], distributions=FLAT[:, column] if estimator == "full" else None
+        )
 
     for _ in range(2):
         for column in range(T):
@@ -127,7 +140,9 @@ def test_a_reference_without_numbers_is_named(mode):
 
     task = toy.task(vocab_size=V, max_new_tokens=T)
     game = BatchEnv(B, task=task, model=Broken(np.zeros((V, V))), seed=0, kl=KLConfig(mode=mode))
-    with pytest.raises(NonFiniteError, match=r"row 1 \(episode 1\): the reference policy gave a log-prob that is no number"):
+    with pytest.raises(
+        NonFiniteError, match=r"row 1 \(episode 1\): the reference policy gave a log-prob that is no number"
+    ):
         game.submit_turn(GOOD, LENGTHS, LOGPROBS if mode == "reported" else None)
 
 
@@ -141,7 +156,9 @@ def test_a_turn_whose_reward_failed_can_be_played_again(by):
             raise TimeoutError("the service did not answer")
         return [float(len(text)) for text in responses]
 
-    game = BatchEnv(B, task=replace(toy.task(vocab_size=V, max_new_tokens=T), rewards={"moody": moody}), seed=0, kl="off")
+    game = BatchEnv(
+        B, task=replace(toy.task(vocab_size=V, max_new_tokens=T), rewards={"moody": moody}), seed=0, kl="off"
+    )
 
     def last() -> None:
         if by == "turns":

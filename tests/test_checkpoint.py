@@ -1,4 +1,5 @@
-"""Checkpoints under damage: every file of one broken in every way, the disk full at every write, and nothing that unpickles."""
+"""Checkpoints under damage: every file of one broken in every way, the disk full at every write,
+and nothing that unpickles."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ import runs
 import torch
 from runs import assert_same_run, config, lines, train
 
-from coevo_agents import checkpoint
-from coevo_agents.checkpoint import CheckpointError, checkpoints, load, prune, save, sweep, write_json
-from coevo_agents.logbook import LogError
-from coevo_agents.loop import Run
-from coevo_agents.runfolder import read_config
+from coevo_agents.runs import checkpoint
+from coevo_agents.runs.checkpoint import CheckpointError, checkpoints, load, prune, save, sweep, write_json
+from coevo_agents.runs.folder import read_config
+from coevo_agents.runs.logbook import LogError
+from coevo_agents.training.loop import Run
 from coevo_env.errors import CoevoError, ConfigError
 
 FILES = ("llm1.safetensors", "llm2.safetensors", "state.json", "manifest.json")
@@ -67,7 +68,12 @@ DAMAGE = {
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
-    state = {"weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), "step": torch.tensor(7.0), "updates": 3, "name": "é"}
+    state = {
+        "weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+        "step": torch.tensor(7.0),
+        "updates": 3,
+        "name": "é",
+    }
     half = {"weight": torch.randn(5).to(torch.bfloat16)}
     path = save(tmp_path, 12, {"a": state, "b": half}, {"best": [0.1, 3]})
     assert path == tmp_path / "000012"
@@ -209,7 +215,10 @@ def test_an_error_at_any_write_leaves_the_old_checkpoint_and_no_partial_one(numb
         message = str(error)
     failed = bool(message)
     if failed:
-        assert "The disk is full: make room, then continue with: coevo train --resume" in message and "000001, 000002" in message
+        assert (
+            "The disk is full: make room, then continue with: coevo train --resume" in message
+            and "000001, 000002" in message
+        )
     monkeypatch.undo()
     assert failed or name == "mkdir"  # only one directory is made
     states, _ = load(tmp_path / "000002")
@@ -224,12 +233,17 @@ def test_a_full_disk_ends_the_command_with_advice(model, tmp_path):
         pytest.skip("only root can mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2000k", "tmpfs", disk], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2000k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
         settings = config(model, iterations=3, save_every=1, keep=5)
         train(settings, tmp_path / "alone")
-        words = [f"--set={name}={value}" for name, value in {**runs.TINY, "iterations": 3, "save_every": 1, "keep": 5}.items()]
+        words = [
+            f"--set={name}={value}"
+            for name, value in {**runs.TINY, "iterations": 3, "save_every": 1, "keep": 5}.items()
+        ]
         done = runs.coevo("train", "--model", model, *words, "--out", disk / "run")
         assert done.returncode == 1
         assert "The disk is full: make room" in done.stderr and f"coevo train --resume {disk / 'run'}" in done.stderr
@@ -252,7 +266,9 @@ def test_a_disk_that_is_full_from_the_start(model, tmp_path):
         pytest.skip("only root can mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
         (disk / "filler").write_bytes(bytes(64 << 10))
@@ -274,7 +290,9 @@ def test_a_disk_that_is_full_for_the_logs_stops_the_run_and_a_resumed_one_is_the
     stream = run.log.streams["metrics.jsonl" if name == "metrics" else "transcripts.jsonl"]
     if name == "histogram":
         monkeypatch.setattr(
-            run.log.board, "add_histogram", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+            run.log.board,
+            "add_histogram",
+            lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
         )
     else:
 
@@ -297,7 +315,7 @@ def test_a_disk_that_is_full_for_the_logs_stops_the_run_and_a_resumed_one_is_the
 
 
 def test_agents_that_cannot_be_saved_are_not_left_by_halves(model, tmp_path, monkeypatch):
-    from coevo_agents.policy import ActorCritic
+    from coevo_agents.learners.policy import ActorCritic
 
     settings, real = config(model, iterations=1), ActorCritic.save_pretrained
 

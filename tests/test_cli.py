@@ -1,4 +1,5 @@
-"""The `coevo` command on a real small run: what every subcommand prints, and that it starts fast."""
+"""The `coevo` command on a real small run: what every subcommand prints, and that it starts
+fast."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ import runs
 from runs import assert_same_run, config, train
 
 from coevo_agents import cli
-from coevo_agents.config import PRESETS, Config, apply, from_dict, names, preset, to_dict
-from coevo_agents.loop import Interrupted
-from coevo_agents.runfolder import read_config
+from coevo_agents.runs.config import PRESETS, Config, apply, from_dict, names, preset, to_dict
+from coevo_agents.runs.folder import read_config
+from coevo_agents.training.loop import Interrupted
 from coevo_env.errors import ConfigError
-from coevo_env.task import BUILTIN_TASKS
+from coevo_env.tasks import BUILTIN_TASKS
 
 COMMANDS = ("train", "eval", "play", "tasks", "show", "assets", "version")
 
@@ -69,8 +70,12 @@ def test_every_setting_is_listed_with_its_value(command):
     listed = dict(line.split(" = ", 1) for line in command("train", "--list-settings").splitlines())
     assert set(listed) == set(names())
     assert listed["batch_size"] == repr(Config().batch_size) and listed["kl.beta"] == repr(Config().kl.beta)
-    changed = command("train", "--preset", "smollm2-imdb", "--batch-size", 7, "--set", "lora.targets=['a[b]']", "--list-settings")
-    assert "batch_size = 7\n" in changed and "task = 'imdb'\n" in changed and """lora.targets = "['a[b]']"\n""" in changed
+    changed = command(
+        "train", "--preset", "smollm2-imdb", "--batch-size", 7, "--set", "lora.targets=['a[b]']", "--list-settings"
+    )
+    assert (
+        "batch_size = 7\n" in changed and "task = 'imdb'\n" in changed and """lora.targets = "['a[b]']"\n""" in changed
+    )
 
 
 def test_every_preset_is_a_config_and_is_named_in_the_help(command):
@@ -81,8 +86,11 @@ def test_every_preset_is_a_config_and_is_named_in_the_help(command):
 
 
 def test_the_command_starts_without_torch():
-    code = "import coevo_agents.cli, sys; print([m for m in ('torch', 'transformers', 'peft', 'tensorboard') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], env=runs.ENVIRONMENT, capture_output=True, text=True, check=True)
+    heavy = ("torch", "transformers", "peft", "tensorboard")
+    code = f"import coevo_agents.cli, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=runs.ENVIRONMENT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -102,7 +110,9 @@ def test_a_config_survives_json():
     assert (changed.kl.beta, changed.ppo.whiten, changed.batch_size, changed.seed) == (0.25, False, 100, 2**60 + 1)
     assert changed.task_options == {"x": {"a": [1, 2]}, "y": "word"}
     assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
-    early = {name: value for name, value in to_dict(changed).items() if name != "keep"}  # written before `keep` was a setting
+    early = {
+        name: value for name, value in to_dict(changed).items() if name != "keep"
+    }  # written before `keep` was a setting
     assert from_dict(early) == changed
     assert apply(changed, {}) == changed and Config().task_options == {}
 
@@ -115,8 +125,25 @@ def test_values_of_another_type_are_refused(value):
 
 # -------------------------------------------------------------------- train
 def test_train_by_words_is_train_by_settings(model, run, command, tmp_path):
-    rest = [f"--set={name}={value}" for name, value in runs.TINY.items() if name not in ("task", "batch_size", "iterations")]
-    words = ["--task", "toy", "--model", model, "--batch-size", 8, "--iterations", 6, "--seed", 0, "--agents", 2, "--device", "cpu"]
+    rest = [
+        f"--set={name}={value}" for name, value in runs.TINY.items() if name not in ("task", "batch_size", "iterations")
+    ]
+    words = [
+        "--task",
+        "toy",
+        "--model",
+        model,
+        "--batch-size",
+        8,
+        "--iterations",
+        6,
+        "--seed",
+        0,
+        "--agents",
+        2,
+        "--device",
+        "cpu",
+    ]
     out = command("train", *words, *rest, "--out", tmp_path / "a" / "run")
     assert_same_run(tmp_path / "a" / "run", run)
     assert f"Run folder: {tmp_path / 'a' / 'run'}\n" in out  # not broken by the width of the terminal
@@ -155,7 +182,7 @@ def test_ctrl_c_before_or_beside_a_run_is_told(monkeypatch, capsys):
     def pressed():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coevo_env.task.make_task", lambda *a, **k: pressed())
+    monkeypatch.setattr("coevo_env.tasks.make_task", lambda *a, **k: pressed())
     monkeypatch.setattr(sys, "argv", ["coevo", "tasks"])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -192,7 +219,9 @@ def test_eval_measures_what_the_run_measured(run, command):
 def test_eval_of_a_plain_model(model, command):
     out = command("eval", model, "--task", "toy", "--prompts", 1)
     assert "1 held-out prompts" in out and "tiny" in out
-    assert "reference" not in out.split("No KL:")[0] and not re.search(r"^\W*kl\b", out, re.MULTILINE)  # it would be 0 to itself
+    assert "reference" not in out.split("No KL:")[0] and not re.search(
+        r"^\W*kl\b", out, re.MULTILINE
+    )  # it would be 0 to itself
 
 
 def test_eval_of_an_agent_saved_outside_a_run(run, model, command, tmp_path):
@@ -204,7 +233,9 @@ def test_eval_of_an_agent_saved_outside_a_run(run, model, command, tmp_path):
     inside = command("eval", run / "agents" / "llm2")
 
     def numbers(text, key):
-        return re.findall(r"-?\d+\.\d+", next(line for line in text.splitlines() if re.match(rf"\W*{key}\b(?!/)", line)))
+        return re.findall(
+            r"-?\d+\.\d+", next(line for line in text.splitlines() if re.match(rf"\W*{key}\b(?!/)", line))
+        )
 
     assert "reference" in told and "No KL" not in told
     assert numbers(told, "kl") == numbers(inside, "kl") and float(numbers(told, "kl")[1]) != 0
@@ -244,7 +275,9 @@ def test_version(command):
 
 # -------------------------------------------------------------------- the installed script
 def test_the_installed_command_trains_a_task_from_the_current_folder(model, tmp_path):
-    (tmp_path / "my_task.py").write_text("from coevo_env.tasks import toy\n\ndef make(size=5):\n    return toy.task(vocab_size=size)\n")
+    (tmp_path / "my_task.py").write_text(
+        "from coevo_env.tasks import toy\n\ndef make(size=5):\n    return toy.task(vocab_size=size)\n"
+    )
     words = [
         "--task",
         "my_task:make",
@@ -275,8 +308,8 @@ def test_the_default_run_improves_both_agents(tmp_path):
 
 
 def test_commands_that_are_suggested_repeat_code_of_ones_own():
-    from coevo_agents.config import Config, apply
-    from coevo_agents.runfolder import repeated
+    from coevo_agents.runs.config import Config, apply
+    from coevo_agents.runs.folder import repeated
 
     own = apply(Config(), {"task": "mine:task", "learner": "mine:Learner"})
     assert repeated(own, "task") == " --task mine:task"

@@ -1,4 +1,5 @@
-"""Whether observers listen: constructed policies of which the answer is known exactly, and an enumeration."""
+"""Whether observers listen: constructed policies of which the answer is known exactly, and an
+enumeration."""
 
 from __future__ import annotations
 
@@ -10,21 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coevo_agents.communication import METRICS, communication, longest_run
-from coevo_agents.policy import make_policies
-from coevo_env.batch import BatchEnv
+from coevo_agents.learners.policy import make_policies
+from coevo_agents.methods.communication import METRICS, communication, longest_run
 from coevo_env.errors import ConfigError
-from coevo_env.kl import KLConfig
-from coevo_env.lm import Generation
-from coevo_env.reference import IntTokenizer
-from coevo_env.task import Prompt, Task
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.game.kl import KLConfig
+from coevo_env.game.reference import IntTokenizer
+from coevo_env.game.task import Prompt, Task
+from coevo_env.lm.model import Generation
 from coevo_env.testing import tiny_lm
 
 V, PROMPTS = 10, ["2 7", "3 7", "4 7", "5 7"]
 
 
 class Scripted:
-    """Answers by a function of what it reads, with the probability 0.9 for what it says at each step and the rest spread evenly."""
+    """Answers by a function of what it reads, with the probability 0.9 for what it says at each
+    step and the rest spread evenly."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -98,9 +100,14 @@ def test_a_copying_observer():
     assert set(got) == {f"{name}/communication/{tag}" for name in "ab" for tag in METRICS}
     b = {tag: got[f"b/communication/{tag}"] for tag in METRICS}
     assert (b["copy_rate"], b["exact_copy"], b["reward"]) == (1.0, 1.0, 1.0)
-    assert (b["gain_masked"], b["gain_shuffled"], b["gain_own"]) == (1.0, 1.0, 1.0)  # it benefits: alone it never finds the secret
+    assert (b["gain_masked"], b["gain_shuffled"], b["gain_own"]) == (
+        1.0,
+        1.0,
+        1.0,
+    )  # it benefits: alone it never finds the secret
     nats = math.log(0.9) - math.log(0.1 / (V - 1))
-    # its response is [secret, EOS]. Reading nothing it would have said EOS, and then EOS was not planned either: both tokens are surprising
+    # its response is [secret, EOS]. Reading nothing it would have said EOS, and then EOS was not
+    # planned either: both tokens are surprising
     assert b["influence_masked"] == pytest.approx(nats)
     # reading another secret, the first token is surprising and the EOS behind it is not
     assert b["influence_shuffled"] == b["influence_previous"] == pytest.approx(nats / 2)
@@ -114,14 +121,17 @@ def test_a_deaf_observer_scores_exactly_nothing():
 
 
 def test_a_listener_that_adds_to_what_it_reads_copies_in_part():
-    got = communication(held_out(), [Scripted(knows), Scripted(lambda c: [6] if read(c) is None else [1, *read(c), 1])], ["a", "b"])
+    got = communication(
+        held_out(), [Scripted(knows), Scripted(lambda c: [6] if read(c) is None else [1, *read(c), 1])], ["a", "b"]
+    )
     assert got["b/communication/copy_rate"] == pytest.approx(1 / 3) and got["b/communication/exact_copy"] == 0.0
     assert got["b/communication/gain_masked"] == 1.0
 
 
 @pytest.mark.parametrize(("context", "copy"), [("all", 1.0), ("previous", 1.0)])
 def test_three_agents_read_the_others_before_them(context, copy):
-    """Agents in cyclic order: before c come a, who knows, and b, who is deaf. With "all" c hears the secret first, with "previous" only b."""
+    """Agents in cyclic order: before c come a, who knows, and b, who is deaf. With "all" c hears
+    the secret first, with "previous" only b."""
     policies = [Scripted(knows), Scripted(deaf), Scripted(lambda c: [6] if read(c) is None else read(c)[:1])]
     got = communication(held_out(3, context=context), policies, ["a", "b", "c"])
     c = {tag: got[f"c/communication/{tag}"] for tag in METRICS}
@@ -132,7 +142,8 @@ def test_three_agents_read_the_others_before_them(context, copy):
 
 
 def test_influence_is_the_kl_between_the_two_distributions():
-    """The sampled estimate over many episodes against the enumeration over all responses, for a real model."""
+    """The sampled estimate over many episodes against the enumeration over all responses, for a
+    real model."""
     base = tiny_lm(4, seed=5, eos_id=0, scale=0.5)
     (one, two), reference = make_policies(base, ["a", "b"], None, 0)
     options = {"task_options": {"vocab_size": 4, "max_new_tokens": 2}, "min_new_tokens": 1, "temperature": 2.0}
@@ -177,7 +188,9 @@ def test_it_is_reproducible_and_leaves_the_game_alone():
 
 class Mute:
     def generate(self, contexts, budget, sampling, uniforms):
-        return Generation(np.zeros((len(contexts), 1), np.int64), np.ones(len(contexts), np.int64), np.zeros((len(contexts), 1)))
+        return Generation(
+            np.zeros((len(contexts), 1), np.int64), np.ones(len(contexts), np.int64), np.zeros((len(contexts), 1))
+        )
 
 
 @pytest.mark.parametrize(
@@ -198,5 +211,10 @@ def test_clear_errors(game, policies, words):
 
 @given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=8))
 def test_the_longest_run_against_trying_all(a, b):
-    runs = [j - i for i in range(len(a)) for j in range(i + 1, len(a) + 1) if any(a[i:j] == b[k : k + j - i] for k in range(len(b)))]
+    runs = [
+        j - i
+        for i in range(len(a))
+        for j in range(i + 1, len(a) + 1)
+        if any(a[i:j] == b[k : k + j - i] for k in range(len(b)))
+    ]
     assert longest_run(a, b) == longest_run(b, a) == max(runs, default=0)

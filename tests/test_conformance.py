@@ -1,7 +1,8 @@
-"""Every face passes the test suites of the APIs it claims to implement, and the contract of `coevo_env.aec` over many episodes.
+"""Every face passes the test suites of the APIs it claims to implement, and the contract of
+`coevo_env.faces.aec` over many episodes.
 
-PettingZoo's own test plays at most one episode, and with 50,257 tokens it never meets EOS; so a driver of our own plays many, with a
-vocabulary of five tokens as well.
+PettingZoo's own test plays at most one episode, and with 50,257 tokens it never meets EOS; so a
+driver of our own plays many, with a vocabulary of five tokens as well.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from gymnasium.utils.env_checker import data_equivalence
 from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, render_test, seed_test, state_test
 
 import coevo_env
+from coevo_env.assets.tfidf import TfidfClassifier
 from coevo_env.testing import tiny_lm
-from coevo_env.tfidf import TfidfClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -38,12 +39,14 @@ GAMES: dict[str, dict] = {
     "gsm8k": {},
     "reasoning-gym": {},
 }
-"""Every task, and the toy with a vocabulary as large as a language model's. The references are closed forms. What needs a tokenizer, data in the
-hub's format or a classifier is made when it is first needed, by `complete`."""
+"""Every task, and the toy with a vocabulary as large as a language model's. The references are
+closed forms. What needs a tokenizer, data in the hub's format or a classifier is made when it is
+first needed, by `complete`."""
 
 
 def complete(game: str, folder: Path) -> dict:
-    """The settings of a game that cannot be written down before the tests run: real text with a byte-level tokenizer."""
+    """The settings of a game that cannot be written down before the tests run: real text with a
+    byte-level tokenizer."""
     if game == "sentiment":
         rules = coevo_env.raw_env(task="sentiment").rules
         return {"task": rules.task, "model": Unigram(rules.vocab_size, tokenizer=rules.tokenizer)}
@@ -56,7 +59,13 @@ def complete(game: str, folder: Path) -> dict:
     }
     if game == "reasoning-gym":
         pytest.importorskip("reasoning_gym")
-        return {"task": "reasoning-gym/chain_sum", "task_options": {"size": 12}, "model": model, "max_context": 600, "max_new_tokens": 9}
+        return {
+            "task": "reasoning-gym/chain_sum",
+            "task_options": {"size": 12},
+            "model": model,
+            "max_context": 600,
+            "max_new_tokens": 9,
+        }
     for split, part in (("train", rows[game][:6]), ("test", rows[game][6:])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     options: dict = {"source": str(folder)}
@@ -72,7 +81,9 @@ def cases() -> Iterator:
         for kl in ("off", "reference"):
             for agents in (1, 2, 3):
                 for ids in ("agent", "role"):
-                    yield pytest.param(game, {"kl": kl, "num_agents": agents, "agent_ids": ids}, id=f"{game}-{kl}-{agents}-{ids}")
+                    yield pytest.param(
+                        game, {"kl": kl, "num_agents": agents, "agent_ids": ids}, id=f"{game}-{kl}-{agents}-{ids}"
+                    )
 
 
 every_case = pytest.mark.parametrize(("game", "options"), list(cases()))
@@ -155,7 +166,9 @@ def test_many_episodes(build, game, options):
         assert dead == len(env.possible_agents)
         assert collected == pytest.approx(paid, abs=1e-9)
         early += sum(not turn.cut for turn in raw.game.episode.turns)
-    assert early > 0 or raw.rules.sampling.min_new_tokens == raw.rules.max_new_tokens  # turns that EOS ended, where it may end them
+    assert (
+        early > 0 or raw.rules.sampling.min_new_tokens == raw.rules.max_new_tokens
+    )  # turns that EOS ended, where it may end them
 
 
 @pytest.mark.parametrize("game", ["toy", "toy_large", "sentiment"])
@@ -216,7 +229,11 @@ def test_spaces_are_one_object():
 
 def test_metadata():
     metadata = coevo_env.raw_env.metadata
-    assert metadata["name"].endswith("_v0") and metadata["render_modes"] == ["ansi", "human"] and metadata["is_parallelizable"] is False
+    assert (
+        metadata["name"].endswith("_v0")
+        and metadata["render_modes"] == ["ansi", "human"]
+        and metadata["is_parallelizable"] is False
+    )
     assert str(coevo_env.env(task="toy")) == metadata["name"]
 
 
@@ -226,7 +243,10 @@ def test_import_is_light():
         "import time, sys; t = time.process_time(); import coevo_env; t = time.process_time() - t; "
         "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy'; print(t)"
     )
-    took = min(float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3))
+    took = min(
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(3)
+    )
     assert took < 0.5
 
 

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coevo_env.core import Rules
 from coevo_env.errors import ConfigError, NonFiniteError, RewardError
-from coevo_env.kl import KLConfig
-from coevo_env.reference import IntTokenizer
+from coevo_env.game.kl import KLConfig
+from coevo_env.game.reference import IntTokenizer
+from coevo_env.game.rules import Rules
+from coevo_env.game.sampling import Sampling
+from coevo_env.game.scoring import score
+from coevo_env.game.task import Prompt, Task
 from coevo_env.rng import rng, uniforms
-from coevo_env.sampling import Sampling
-from coevo_env.task import Prompt, Task, make_task
+from coevo_env.tasks import make_task
 
 V, T = 5, 4
 
@@ -23,7 +25,10 @@ def words(prompts, responses):
 
 
 def total(prompts, responses):
-    return [float(sum(map(int, response.split()))) - float(prompt) for prompt, response in zip(prompts, responses, strict=True)]
+    return [
+        float(sum(map(int, response.split()))) - float(prompt)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
 
 
 def make(prompts: int = 3, rewards=None, tokenizer=None, **options) -> Rules:
@@ -66,7 +71,7 @@ def test_append_and_take_play_the_same_game(rows, agents, context, roles, index)
     for a, b in zip(one.turns, two.turns, strict=True):
         fields = ("agent", "context", "cut", "done", "seat", "text", "tokens")
         assert [getattr(a, name) for name in fields] == [getattr(b, name) for name in fields]
-    scores = rules.score([one, two])
+    scores = score(rules, [one, two])
     assert (scores.team[0] == scores.team[1]).all()
     assert one.responses == [" ".join(map(str, row)) for row in rows[:agents]]
     assert [turn.cut for turn in one.turns] == [len(row) == T for row in rows[:agents]]
@@ -79,7 +84,7 @@ def test_team_is_the_matrix_times_task(rows, mode, index):
     episode = rules.start(index)
     for row in rows:
         episode.take(whole(row))
-    scores = rules.score([episode])
+    scores = score(rules, [episode])
     prompt = float(episode.prompt)
     by_hand = [len(row) + 0.5 * (sum(row) - prompt) for row in rows]
     assert scores.task[0] == pytest.approx(by_hand)
@@ -221,7 +226,7 @@ def finish(rules: Rules):
     episode = rules.start(0)
     while not episode.done:
         episode.take([1, 0])
-    return rules.score([episode])
+    return score(rules, [episode])
 
 
 @pytest.mark.parametrize(
@@ -243,12 +248,15 @@ def test_bad_rewards_are_named(reward, error, message):
 
 
 def test_rewards_that_overflow_by_their_weight_are_named():
-    with pytest.raises(NonFiniteError, match=r"task 'probe': the weighted sum .* response '1' to prompt .* smaller weights"):
+    with pytest.raises(
+        NonFiniteError, match=r"task 'probe': the weighted sum .* response '1' to prompt .* smaller weights"
+    ):
         finish(make(rewards={"huge": (1e308, lambda p, r: [1e10] * len(r))}))
 
 
 @pytest.mark.parametrize(
-    ("seats", "agents"), [((0, 0), 2), ((0, 1, 2), 2), ((0,), 2), ((1, 2), 2), (None, 2), ([1, 0], 2), (("a", 0), 2), (3, 1)]
+    ("seats", "agents"),
+    [((0, 0), 2), ((0, 1, 2), 2), ((0,), 2), ((1, 2), 2), (None, 2), ([1, 0], 2), (("a", 0), 2), (3, 1)],
 )
 def test_a_schedule_that_seats_nobody_or_somebody_twice_is_refused(seats, agents):
     class Mine:
@@ -257,7 +265,9 @@ def test_a_schedule_that_seats_nobody_or_somebody_twice_is_refused(seats, agents
 
     rules = make(roles=Mine(), num_agents=agents)
     rules.start(0)
-    with pytest.raises(ConfigError, match=r"role schedule Mine: assignment\(1\) returned .* expected a tuple with each of the agents"):
+    with pytest.raises(
+        ConfigError, match=r"role schedule Mine: assignment\(1\) returned .* expected a tuple with each of the agents"
+    ):
         rules.start(1)
 
 
@@ -304,10 +314,19 @@ class NoEos(IntTokenizer):
         ({"banned": (1, 2, 3, 4)}, "no token of 5 is legal"),
         ({"tokenizer": NoEos()}, "EOS"),
         ({"max_context": 0}, "max_context=0"),
-        ({"templates": {"pioneer": "{prompt}", "observer": "1 1 1 {responses} {prompt}"}, "max_context": 3}, "observer's context"),
-        ({"templates": {"pioneer": "1 1 1 {prompt}", "observer": "{responses} {prompt}"}, "max_context": 3}, "pioneer's context"),
+        (
+            {"templates": {"pioneer": "{prompt}", "observer": "1 1 1 {responses} {prompt}"}, "max_context": 3},
+            "observer's context",
+        ),
+        (
+            {"templates": {"pioneer": "1 1 1 {prompt}", "observer": "{responses} {prompt}"}, "max_context": 3},
+            "pioneer's context",
+        ),
         ({"templates": {"pioneer": "{prompt}", "observer": "{prompt}"}}, "lacks {responses}"),
-        ({"templates": {"pioneer": "{prompt} {responses}", "observer": "{responses} {prompt}"}}, "only {prompt} can be filled"),
+        (
+            {"templates": {"pioneer": "{prompt} {responses}", "observer": "{responses} {prompt}"}},
+            "only {prompt} can be filled",
+        ),
         ({"templates": {"pioneer": "{prompt"}}, "not a format string"),
     ],
 )
@@ -343,7 +362,9 @@ def test_prompts_are_lists_of_text():
 def test_a_misspelt_option_says_what_is_known():
     from coevo_env import BatchEnv, GymEnv, env
 
-    with pytest.raises(ConfigError, match=r"unknown option 'rolse': expected one of num_agents, .* Did you mean 'roles'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown option 'rolse': expected one of num_agents, .* Did you mean 'roles'"
+    ):
         env(task="toy", rolse="never")
     with pytest.raises(ConfigError, match="unknown option 'num_agnets'"):
         GymEnv(task="toy", num_agnets=3)
@@ -365,7 +386,9 @@ def test_a_prompt_is_a_string_that_survives_pickling():
     assert prompt.upper() == "2+3="
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1}, {"top_k": -1}, {"top_k": 1.5}, {"top_p": 0.0}, {"top_p": 1.1}, {"banned": (0,)}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1}, {"top_k": -1}, {"top_k": 1.5}, {"top_p": 0.0}, {"top_p": 1.1}, {"banned": (0,)}]
+)
 def test_sampling_refuses(options):
     with pytest.raises(ConfigError):
         Sampling(**options)

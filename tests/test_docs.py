@@ -1,9 +1,11 @@
-"""README and docs are programs: their code runs, their commands exist, their links lead somewhere, and their tables agree with the code.
+"""README and docs are programs: their code runs, their commands exist, their links lead somewhere,
+and their tables agree with the code.
 
-How each kind of block is tried: every ```python block of a page runs, in order, in one namespace and an empty directory; where a block says what
-it prints (`print(...)  # this`), that is compared; a block whose first line is `# name.py` is also written to that file. A ```bash block is
-read line by line: `coevo` and `python` commands run in the same directory, with the reductions of `REDUCED`; the others are checked for
-what they name (Makefile targets, extras, programs).
+How each kind of block is tried: every ```python block of a page runs, in order, in one namespace
+and an empty directory; where a block says what it prints (`print(...)  # this`), that is compared;
+a block whose first line is `# name.py` is also written to that file. A ```bash block is read line
+by line: `coevo` and `python` commands run in the same directory, with the reductions of `REDUCED`;
+the others are checked for what they name (Makefile targets, extras, programs).
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REDUCED = ["--iterations", "2", "--batch-size", "4", "--set", "eval_prompts=4"]
-"""What every `coevo train` of the docs is shortened by; a preset or a command that needs assets or the hub is only resolved."""
+"""What every `coevo train` of the docs is shortened by; a preset or a command that needs assets or
+the hub is only resolved."""
 
 
 @dataclass
@@ -81,7 +84,9 @@ def test_every_block_runs(page, workplace):
             for command in commands(block):
                 run_command(block, command)
         else:
-            assert block.language == "bibtex", f"{block.where}: a block of {block.language!r}, which nothing here can try"
+            assert block.language == "bibtex", (
+                f"{block.where}: a block of {block.language!r}, which nothing here can try"
+            )
 
 
 def run_python(block: Block, namespace: dict, folder: Path) -> None:
@@ -97,7 +102,11 @@ def run_python(block: Block, namespace: dict, folder: Path) -> None:
 
 
 def commands(block: Block) -> list[list[str]]:
-    return [shlex.split(line, comments=True) for line in block.code.replace("\\\n", " ").splitlines() if line.split("#")[0].strip()]
+    return [
+        shlex.split(line, comments=True)
+        for line in block.code.replace("\\\n", " ").splitlines()
+        if line.split("#")[0].strip()
+    ]
 
 
 def run_command(block: Block, words: list[str]) -> None:
@@ -118,12 +127,16 @@ def run_command(block: Block, words: list[str]) -> None:
     elif words[:3] == ["python", "-m", "pytest"]:
         assert importlib.util.find_spec("xdist" if "-n" in words else "pytest"), where
     elif program == "python" and words[1] == "-m":
-        done = subprocess.run([sys.executable, *words[1:3], "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, *words[1:3], "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+        )
         assert done.returncode == 0, f"{where}\n{done.stderr}"
     elif program == "tensorboard":
         assert shutil.which("tensorboard", path=str(Path(sys.executable).parent)), where
     else:
-        assert words in (["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"]), f"{where}: nothing here knows how to try it"
+        assert words in (["python3", "-m", "venv", ".venv"], [".", ".venv/bin/activate"]), (
+            f"{where}: nothing here knows how to try it"
+        )
 
 
 def reduced(words: list[str]) -> list[str]:
@@ -132,7 +145,11 @@ def reduced(words: list[str]) -> list[str]:
         return [*words, "--help"]
     if command == "train" and "--preset" in words:
         return [*words, "--list-settings"]
-    return [*words, *REDUCED] if command == "train" and "--resume" not in words and "--list-settings" not in words else words
+    return (
+        [*words, *REDUCED]
+        if command == "train" and "--resume" not in words and "--list-settings" not in words
+        else words
+    )
 
 
 def run_coevo(words: list[str]) -> int:
@@ -182,7 +199,9 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"], ids=lambda page: page.relative_to(ROOT).as_posix()
+    "page",
+    [*PAGES, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -229,8 +248,8 @@ VARIETY: list[dict] = [
 def test_metrics_page_defines_every_tag_and_no_other(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from coevo_agents.config import Config, apply
-    from coevo_agents.loop import Run
+    from coevo_agents.runs.config import Config, apply
+    from coevo_agents.training.loop import Run
 
     base = {"iterations": 2, "batch_size": 4, "eval_prompts": 4, "eval_every": 1, "kl.mode": "loss", "group_size": 2}
     tags: set[str] = set()
@@ -244,7 +263,9 @@ def test_metrics_page_defines_every_tag_and_no_other(tmp_path):
         assert set(events.Tags()["scalars"]) == written - {"iteration"}
         tags |= written | set(events.Tags()["histograms"])
         tags |= {re.sub(r"/\d+(/text_summary)?$", "/<n>", tag) for tag in events.Tags()["tensors"]}
-    wanted = {re.sub(r"reward/sentiment$", "reward/<term>", re.sub(r"(^|/)llm\d+\b", r"\1<agent>", tag)) for tag in tags}
+    wanted = {
+        re.sub(r"reward/sentiment$", "reward/<term>", re.sub(r"(^|/)llm\d+\b", r"\1<agent>", tag)) for tag in tags
+    }
 
     page = ROOT / "docs" / "metrics.md"
     text = page.read_text(encoding="utf-8")
@@ -300,9 +321,17 @@ def test_api_page_lists_the_public_names():
 
 
 def test_public_methods_say_what_they_do():
-    from coevo_env import lm, reference, task, tokenizer
+    from coevo_env.game import reference, task
+    from coevo_env.lm import model as lm
+    from coevo_env.lm import tokenizer
 
-    kinds = [lm.LanguageModel, reference.Cursor, reference.IntTokenizer, reference.ReferencePolicy, reference.TableModel]
+    kinds = [
+        lm.LanguageModel,
+        reference.Cursor,
+        reference.IntTokenizer,
+        reference.ReferencePolicy,
+        reference.TableModel,
+    ]
     for kind in (*kinds, task.Tokenizer, tokenizer.TextTokenizer):
         for name, member in vars(kind).items():
             if not name.startswith("_") and (callable(member) or isinstance(member, (property, classmethod))):
@@ -319,14 +348,14 @@ def test_dependencies_page_gives_a_reason_for_each():
 
 
 def test_presets_of_the_docs_exist():
-    from coevo_agents.config import PRESETS
+    from coevo_agents.runs.config import PRESETS
 
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert set(re.findall(r"--preset ([\w-]+)", text)) == set(PRESETS) - {"default"}
 
 
 def test_settings_named_in_tables_exist():
-    from coevo_agents.config import names
+    from coevo_agents.runs.config import names
 
     text = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
     table = text[text.index("| question | settings |") :].split("\n\n")[0]

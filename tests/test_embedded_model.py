@@ -1,6 +1,8 @@
-"""The embedded model, its grammar and its task: loads offline, speaks the grammar, starts near zero reward and can be taught.
+"""The embedded model, its grammar and its task: loads offline, speaks the grammar, starts near zero
+reward and can be taught.
 
-What a sentence is worth is judged here by counting and by the lexicon, not by the numbers that the training script printed.
+What a sentence is worth is judged here by counting and by the lexicon, not by the numbers that the
+training script printed.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from collections import Counter
 import pytest
 
 from coevo_env.errors import ConfigError
-from coevo_env.models import embedded_path, grammar
+from coevo_env.lm.making import grammar
+from coevo_env.lm.names import embedded_path
 from coevo_env.rewards import lexicon_sentiment
-from coevo_env.task import make_task
+from coevo_env.tasks import make_task
 
 torch = pytest.importorskip("torch")
 
-from coevo_env.models.pretrain import (  # noqa: E402
+from coevo_env.lm.making.pretrain import (  # noqa: E402
     PretrainConfig,
     build_tokenizer,
     evaluate,
@@ -33,7 +36,22 @@ from coevo_env.models.pretrain import (  # noqa: E402
     unigram_perplexity,
 )
 
-TINY = ["--steps", "6", "--batch", "4", "--positions", "64", "--layers", "1", "--width", "16", "--heads", "2", "--threads", "1"]
+TINY = [
+    "--steps",
+    "6",
+    "--batch",
+    "4",
+    "--positions",
+    "64",
+    "--layers",
+    "1",
+    "--width",
+    "16",
+    "--heads",
+    "2",
+    "--threads",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +64,7 @@ def loaded():
     return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
-# ------------------------------------------------------------------------------------------------------------- grammar
+# ------------------------------------------------------------------------------------------ grammar
 
 
 def test_sentence_and_document_depend_on_seed_and_index_only():
@@ -58,8 +76,13 @@ def test_sentence_and_document_depend_on_seed_and_index_only():
 
 
 def test_a_fresh_process_writes_the_same_sentences():
-    code = "from coevo_env.models.grammar import *; print(repr([sentence(3, i) for i in range(5)] + list(openers('test')[:9])))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment(PYTHONHASHSEED="1"))
+    code = (
+        "from coevo_env.lm.making.grammar import *; "
+        "print(repr([sentence(3, i) for i in range(5)] + list(openers('test')[:9])))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment(PYTHONHASHSEED="1")
+    )
     assert run.stdout.strip() == repr([grammar.sentence(3, i) for i in range(5)] + list(grammar.openers("test")[:9]))
 
 
@@ -116,7 +139,7 @@ def test_echo_documents_repeat_their_opener():
     assert shared > 40
 
 
-# ------------------------------------------------------------------------------------------------------------- openers
+# ------------------------------------------------------------------------------------------ openers
 
 
 def test_splits_are_disjoint_in_their_noun_phrases():
@@ -140,7 +163,7 @@ def test_unknown_split_names_the_nearest():
         grammar.openers("tests")
 
 
-# --------------------------------------------------------------------------------------------------------------- model
+# -------------------------------------------------------------------------------------------- model
 
 
 def test_loads_with_plain_transformers(loaded):
@@ -149,7 +172,11 @@ def test_loads_with_plain_transformers(loaded):
     assert next(model.parameters()).dtype == torch.float32
     assert sum(p.numel() for p in model.parameters()) < 1_000_000
     assert len(tokenizer) == model.config.vocab_size == len(grammar.vocabulary()) + 3
-    assert tokenizer.eos_token == "<eos>" and tokenizer.pad_token == "<pad>" and tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert (
+        tokenizer.eos_token == "<eos>"
+        and tokenizer.pad_token == "<pad>"
+        and tokenizer.pad_token_id != tokenizer.eos_token_id
+    )
     for config in (model.config, model.generation_config):
         assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert model.config.resid_pdrop == model.config.attn_pdrop == model.config.embd_pdrop == 0
@@ -157,14 +184,23 @@ def test_loads_with_plain_transformers(loaded):
 
 def test_shipped_files_hold_no_code_and_are_small():
     names = {path.name for path in embedded_path().iterdir()}
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} == names
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    } == names
     assert sum(path.stat().st_size for path in embedded_path().iterdir()) < 4_000_000
     assert "auto_map" not in json.loads((embedded_path() / "config.json").read_text())
 
 
 def test_text_of_the_vocabulary_round_trips(loaded):
     _, tokenizer = loaded
-    texts = [grammar.sentence(5, i) for i in range(50)] + [" ".join(grammar.vocabulary())] + list(grammar.openers("test"))
+    texts = (
+        [grammar.sentence(5, i) for i in range(50)] + [" ".join(grammar.vocabulary())] + list(grammar.openers("test"))
+    )
     for text in texts:
         ids = tokenizer.encode(text)
         assert len(ids) == len(text.split())
@@ -186,7 +222,8 @@ def test_templates_hold_the_eos_token(loaded):
 
 def test_held_out_perplexity_is_far_below_what_word_frequencies_give(loaded):
     model, _ = loaded
-    # Frequencies of words know no context; a model that had learned only which words follow which would be several times worse than this.
+    # Frequencies of words know no context; a model that had learned only which words follow which
+    # would be several times worse than this.
     assert 1 < perplexity(model, seed=1, rows=16) < unigram_perplexity(seed=1, rows=16, train_rows=500) / 15
 
 
@@ -196,7 +233,9 @@ def test_samples_speak_the_grammar_start_near_zero_and_differ(loaded):
     assert found["grammatical"] > 0.7
     assert found["ended"] > 0.9
     assert found["distinct"] > 0.7
-    assert found["echo_positive_after_positive"] > found["echo_positive_after_negative"] + 0.2  # the observer has something to imitate
+    assert (
+        found["echo_positive_after_positive"] > found["echo_positive_after_negative"] + 0.2
+    )  # the observer has something to imitate
     prompts = list(grammar.openers("test")) * 2
     tails = sample(model, [tokenizer.encode(f"<eos> {p}") for p in prompts], 16, seed=12)
     scores = lexicon_sentiment(prompts, [tokenizer.decode(tail) for tail in tails])
@@ -210,7 +249,7 @@ def test_generate_stops_at_eos(loaded):
     assert out[0, -1] == tokenizer.eos_token_id and out.shape[1] < ids["input_ids"].shape[1] + 40
 
 
-# -------------------------------------------------------------------------------------------------------- making and task
+# ---------------------------------------------------------------------------------- making and task
 
 
 def test_pretraining_is_bit_reproducible_and_leaves_global_state_alone(tmp_path):
@@ -239,7 +278,10 @@ def test_pretrain_command(tmp_path):
 
     out = tmp_path / "model"
     run = subprocess.run(
-        [sys.executable, "-m", "coevo_env.models.pretrain", "--out", str(out), *TINY], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "coevo_env.lm.making.pretrain", "--out", str(out), *TINY],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "perplexity" in run.stdout and "grammatical" in run.stdout
     model = AutoModelForCausalLM.from_pretrained(out, local_files_only=True)
@@ -248,7 +290,8 @@ def test_pretrain_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"width": 10, "heads": 4}, "multiple of heads=4"), ({"steps": 0}, "steps=0"), ({"positions": 32}, "at least 64")]
+    ("change", "said"),
+    [({"width": 10, "heads": 4}, "multiple of heads=4"), ({"steps": 0}, "steps=0"), ({"positions": 32}, "at least 64")],
 )
 def test_bad_sizes_are_refused(change, said):
     with pytest.raises(ConfigError, match=said):

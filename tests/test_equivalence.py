@@ -1,6 +1,8 @@
-"""One game, five ways to play it: AEC, parallel, gymnasium, batched by turns and batched by tokens agree on random ragged turns.
+"""One game, five ways to play it: AEC, parallel, gymnasium, batched by turns and batched by tokens
+agree on random ragged turns.
 
-Actor, context, mask, per-token reward, KL, team reward and transcript, to 1e-12 with a table model. The AEC face is the reference.
+Actor, context, mask, per-token reward, KL, team reward and transcript, to 1e-12 with a table model.
+The AEC face is the reference.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import coevo_env
-from coevo_env.kl import STRICT, KLConfig
+from coevo_env.game.kl import STRICT, KLConfig
 from coevo_env.tasks import toy
 
 B, V, T = 12, 5, 3
@@ -27,7 +29,8 @@ MODES = [
 
 
 class Turns:
-    """Random turns of one seat, some ended by EOS, some by the budget, some with a masked first token; and what a policy reports of them."""
+    """Random turns of one seat, some ended by EOS, some by the budget, some with a masked first
+    token; and what a policy reports of them."""
 
     def __init__(self, rng: np.random.Generator):
         self.tokens = rng.integers(1, V, (B, T))
@@ -48,7 +51,9 @@ def close(a, b) -> bool:
 @pytest.mark.parametrize("agents", [1, 2, 3])
 @pytest.mark.parametrize(("context", "mixing"), [("all", "weighted"), ("previous", "cooperative")])
 def test_all_faces_agree(mode, estimator, agents, context, mixing):
-    together = {"apart": (0.5, lambda prompts, said: [[2.0 * len(texts[0]) - len(text) for text in texts] for texts in said])}
+    together = {
+        "apart": (0.5, lambda prompts, said: [[2.0 * len(texts[0]) - len(text) for text in texts] for texts in said])
+    }
     options = {
         "task": replace(toy.task(), joint_rewards=together if context == "previous" else {}),
         "num_agents": agents,
@@ -73,7 +78,10 @@ def test_all_faces_agree(mode, estimator, agents, context, mixing):
     while (turn := whole.begin_turn()) is not None:
         turns = Turns(rng)
         played.append(turns)
-        reports = {"logprobs": turns.logprobs if strict else None, "distributions": turns.distributions if full else None}
+        reports = {
+            "logprobs": turns.logprobs if strict else None,
+            "distributions": turns.distributions if full else None,
+        }
         rewards = whole.submit_turn(turns.tokens, turns.lengths, **reports)  # (B, T)
         paid = np.zeros(B)
         for t in range(turns.lengths.max()):

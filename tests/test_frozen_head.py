@@ -1,25 +1,31 @@
-"""Log-probs that go through the vocabulary block by block are those of whole logits, and their gradient is the one that autograd finds."""
+"""Log-probs that go through the vocabulary block by block are those of whole logits, and their
+gradient is the one that autograd finds."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-import coevo_env.lm
-import coevo_env.logits
-from coevo_env.lm import warp_logits
-from coevo_env.logits import stream
-from coevo_env.sampling import Sampling
+import coevo_env.lm.logits
+import coevo_env.lm.model
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.logits import stream
+from coevo_env.lm.model import warp_logits
 from coevo_env.testing import tiny_lm
 
-WARPS = [Sampling(), Sampling(temperature=0.7, banned=(3, 5), min_new_tokens=2), Sampling(temperature=1.3), Sampling(temperature=0.0)]
+WARPS = [
+    Sampling(),
+    Sampling(temperature=0.7, banned=(3, 5), min_new_tokens=2),
+    Sampling(temperature=1.3),
+    Sampling(temperature=0.0),
+]
 
 
 @pytest.fixture(params=[(4, 7), (4, 1 << 13), (11, 5), (1024, 1 << 13)], ids=str)
 def blocks(request, monkeypatch):
     """Words and states taken at a time, of 11 and 23."""
-    monkeypatch.setattr(coevo_env.logits, "BLOCK", request.param[0])
-    monkeypatch.setattr(coevo_env.logits, "ROWS", request.param[1])
+    monkeypatch.setattr(coevo_env.lm.logits, "BLOCK", request.param[0])
+    monkeypatch.setattr(coevo_env.lm.logits, "ROWS", request.param[1])
 
 
 def drawn(width: int, dtype: torch.dtype = torch.float32):
@@ -69,8 +75,8 @@ def test_not_a_number_is_passed_on(blocks):
 
 @pytest.mark.parametrize("sampling", WARPS[:3], ids=str)
 def test_gradient_is_that_of_autograd(sampling, blocks, monkeypatch):
-    monkeypatch.setattr(coevo_env.lm, "BLOCK", 4)
-    monkeypatch.setattr(coevo_env.lm, "CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(coevo_env.lm.model, "BLOCK", 4)
+    monkeypatch.setattr(coevo_env.lm.model, "CHUNK_ELEMENTS", 64)
     lm = tiny_lm(11, eos_id=0)
     hidden, targets, positions, weights = drawn(lm.hidden_size)
     found = []
@@ -81,18 +87,24 @@ def test_gradient_is_that_of_autograd(sampling, blocks, monkeypatch):
         (logprobs * weights).sum().backward()
         assert states.grad is not None
         found.append((logprobs.detach(), states.grad))
-    expected = warp_logits(hidden @ lm.head.weight.detach().T, sampling, positions).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    expected = (
+        warp_logits(hidden @ lm.head.weight.detach().T, sampling, positions)
+        .log_softmax(-1)
+        .gather(-1, targets[:, None])[:, 0]
+    )
     assert torch.allclose(found[1][0], expected, atol=1e-6)
     assert found[0][1].abs().max() > 0.01
     assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
 
 
 def test_what_truncates_is_scored_with_whole_logits(monkeypatch):
-    monkeypatch.setattr(coevo_env.lm, "BLOCK", 4)
+    monkeypatch.setattr(coevo_env.lm.model, "BLOCK", 4)
     lm = tiny_lm(11, eos_id=0)
     hidden, targets, positions, _ = drawn(lm.hidden_size)
     sampling = Sampling(top_k=3)
     with torch.no_grad():
         logprobs = lm.token_logprobs(hidden, targets, positions, sampling)
-        expected = warp_logits(lm.logits(hidden), sampling, positions).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+        expected = (
+            warp_logits(lm.logits(hidden), sampling, positions).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+        )
     assert torch.allclose(logprobs, expected, atol=1e-6) and logprobs.isneginf().any() and logprobs.isfinite().any()

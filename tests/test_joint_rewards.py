@@ -9,7 +9,7 @@ import pytest
 
 import coevo_env
 from coevo_env.errors import CheckFailed, ConfigError, NonFiniteError, RewardError
-from coevo_env.task import Task
+from coevo_env.game.task import Task
 from coevo_env.tasks import toy
 from coevo_env.testing import check_joint_reward, check_task
 
@@ -25,7 +25,9 @@ def longer(prompts, said):
 
 def play(task, agents=2, batch=3, **options):
     """Seat k says k + 1 times the token 1, then EOS."""
-    game = coevo_env.BatchEnv(batch, task, num_agents=agents, kl=coevo_env.KLConfig(mode="off"), roles="never", **options)
+    game = coevo_env.BatchEnv(
+        batch, task, num_agents=agents, kl=coevo_env.KLConfig(mode="off"), roles="never", **options
+    )
     while (turn := game.begin_turn()) is not None:
         tokens = np.tile([1] * (turn.seat + 1) + [0], (batch, 1))[:, : turn.max_new_tokens]
         game.submit_turn(tokens, np.full(batch, tokens.shape[1]))
@@ -33,7 +35,11 @@ def play(task, agents=2, batch=3, **options):
 
 
 def test_terms_are_added_to_the_task_reward_before_mixing():
-    task = replace(toy.task(max_new_tokens=4), rewards={"one": lambda p, r: [1.0] * len(r)}, joint_rewards={"longer": (0.5, longer)})
+    task = replace(
+        toy.task(max_new_tokens=4),
+        rewards={"one": lambda p, r: [1.0] * len(r)},
+        joint_rewards={"longer": (0.5, longer)},
+    )
     game = play(task, agents=3, mixing=[[1, 0, 2], [0, 1, 0], [0, 0, 1]])
     assert list(game.rules.term_names) == list(game.scores.terms) == ["one", "longer"]
     assert game.scores.terms["longer"].tolist() == [[-1.5, 0.0, 1.5]] * 3  # words 1, 2, 3; raw, before the weight
@@ -66,13 +72,25 @@ def test_it_sees_one_prompt_and_all_responses_of_each_episode_in_one_call():
         (lambda p, r: [1.0], RewardError, "returned 1 values for 3 episodes"),
         (lambda p, r: 3.0, RewardError, "returned float for 3 episodes"),
         (lambda p, r: "abc", RewardError, "returned str for 3 episodes"),
-        (lambda p, r: [1.0] * 3, RewardError, r"returned 1.0, a float, for the responses \('1', '1 1'\) to prompt .*expected 2 floats"),
+        (
+            lambda p, r: [1.0] * 3,
+            RewardError,
+            r"returned 1.0, a float, for the responses \('1', '1 1'\) to prompt .*expected 2 floats",
+        ),
         (lambda p, r: ["12"] * 3, RewardError, "returned '12', a str,"),
         (lambda p, r: [[1.0]] * 3, RewardError, "returned 1 values for the responses"),
-        (lambda p, r: [[1.0, "2"]] * 3, RewardError, r"'2', a str, among the values, for seat 1 of the responses \('1', '1 1'\)"),
+        (
+            lambda p, r: [[1.0, "2"]] * 3,
+            RewardError,
+            r"'2', a str, among the values, for seat 1 of the responses \('1', '1 1'\)",
+        ),
         (lambda p, r: [[1.0, None]] * 3, RewardError, "None, a NoneType"),
         (lambda p, r: [[1.0, float("nan")]] * 3, NonFiniteError, "returned nan for seat 1 of the responses"),
-        (lambda p, r: 1 / 0, RewardError, r"raised ZeroDivisionError.*on the responses \('1', '1 1'\).*check_joint_reward"),
+        (
+            lambda p, r: 1 / 0,
+            RewardError,
+            r"raised ZeroDivisionError.*on the responses \('1', '1 1'\).*check_joint_reward",
+        ),
     ],
 )
 def test_bad_joint_rewards_are_named(function, error, words):

@@ -1,4 +1,5 @@
-"""KL: estimators against enumeration, controllers against a table worked by hand, and where each shaping rule leads a free policy."""
+"""KL: estimators against enumeration, controllers against a table worked by hand, and where each
+shaping rule leads a free policy."""
 
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coevo_env.errors import ConfigError, NonFiniteError
-from coevo_env.kl import MIN_LOGPROB, Adaptive, DualAscent, Fixed, KLConfig, estimate, full_kl, make_controller, shaping
+from coevo_env.game.kl import (
+    MIN_LOGPROB,
+    Adaptive,
+    DualAscent,
+    Fixed,
+    KLConfig,
+    estimate,
+    full_kl,
+    make_controller,
+    shaping,
+)
 
 weights = st.lists(st.floats(-4, 4), min_size=2, max_size=7)
 
@@ -46,7 +57,9 @@ def test_estimators_by_hand_and_in_both_shapes():
     assert estimate("k2", a, b) == pytest.approx(d * d / 2)
     assert estimate("k3", a, b) == pytest.approx(0.5 - 1 + d)
     for name in ("k1", "k2", "k3"):
-        assert estimate(name, np.full((2, 3), a), np.full((2, 3), b)) == pytest.approx(np.full((2, 3), estimate(name, a, b)))
+        assert estimate(name, np.full((2, 3), a), np.full((2, 3), b)) == pytest.approx(
+            np.full((2, 3), estimate(name, a, b))
+        )
 
 
 def test_k3_of_what_cannot_have_been_sampled_is_infinite_in_both_shapes():
@@ -89,7 +102,16 @@ def test_more_episodes_than_the_horizon_never_turn_beta_around():
 
 def test_dual_ascent_against_a_table():
     controller = DualAscent(beta=0.05, target=2.0, rate=0.1, maximum=0.3)
-    for kl, expected in [(2.0, 0.05), (3.0, 0.15), (2.5, 0.2), (9.0, 0.3), (1.0, 0.2), (0.0, 0.0), (1.0, 0.0), (2.1, 0.01)]:
+    for kl, expected in [
+        (2.0, 0.05),
+        (3.0, 0.15),
+        (2.5, 0.2),
+        (9.0, 0.3),
+        (1.0, 0.2),
+        (0.0, 0.0),
+        (1.0, 0.0),
+        (2.1, 0.01),
+    ]:
         controller.update(kl, 10)
         assert controller.beta == pytest.approx(expected, abs=1e-12)
 
@@ -140,7 +162,8 @@ BETA = 0.3
 
 
 class Problem:
-    """One context, three tokens (0 ends), at most three steps; rewards and reference are fixed by hand. All 15 responses are written down."""
+    """One context, three tokens (0 ends), at most three steps; rewards and reference are fixed by
+    hand. All 15 responses are written down."""
 
     def __init__(self) -> None:
         import torch
@@ -148,7 +171,9 @@ class Problem:
         self.torch = torch
         self.policy = Tabular(3, 3, starts=[0])
         rows, index = self.policy.rows, self.policy.index
-        ref = np.array([normalised([0.3, 0.8, -0.2]), normalised([0.0, -0.5, 0.4]), normalised([0.2, 0.6, 0.0])])  # by last token
+        ref = np.array(
+            [normalised([0.3, 0.8, -0.2]), normalised([0.0, -0.5, 0.4]), normalised([0.2, 0.6, 0.0])]
+        )  # by last token
         self.where = torch.zeros((len(rows), 3), dtype=torch.long)  # (R, T) row of the table
         self.token = torch.zeros((len(rows), 3), dtype=torch.long)
         self.played = torch.zeros((len(rows), 3), dtype=torch.float64)
@@ -159,7 +184,9 @@ class Problem:
             for t, token in enumerate(row):
                 self.where[r, t], self.token[r, t], self.played[r, t] = index[0, row[:t]], token, 1.0
         # a 2 is worth 0.4, a 1 right after a 2 another 0.7
-        self.reward = torch.tensor([0.4 * row.count(2) + 0.7 * sum(a == 2 and b == 1 for a, b in pairwise(row)) for row in rows]).double()
+        self.reward = torch.tensor(
+            [0.4 * row.count(2) + 0.7 * sum(a == 2 and b == 1 for a, b in pairwise(row)) for row in rows]
+        ).double()
         log_ref = (self.gather(self.ref) * self.played).sum(1)
         self.best = float(BETA * self.torch.logsumexp(log_ref + self.reward / BETA, 0))
 
@@ -182,7 +209,8 @@ class Problem:
 
         Args:
             pay: `(table) -> (R, T)`, shaping of each token.
-            bonus: Coefficient of the entropy bonus; like every implementation's, it does not differentiate through the states visited.
+            bonus: Coefficient of the entropy bonus; like every implementation's, it does not
+                differentiate through the states visited.
         """
         self.policy = Tabular(3, 3, starts=[0])
 
@@ -199,7 +227,8 @@ class Problem:
 
 @functools.cache
 def fixed_point(rule: str) -> tuple[float, float, float]:
-    """(J reached, best J, entropy of the response) of a rule, each from the functions of `coevo_env.kl`."""
+    """(J reached, best J, entropy of the response) of a rule, each from the functions of
+    `coevo_env.game.kl`."""
     problem = Problem()
     ref = problem.gather(problem.ref).numpy()
 

@@ -1,4 +1,5 @@
-"""All learners: the loss of each against a slow oracle, the known optimum of a game, and the promises every learner makes."""
+"""All learners: the loss of each against a slow oracle, the known optimum of a game, and the
+promises every learner makes."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ import torch
 from closed_forms import TeamGame
 from toy_runs import BETA, make, step, train
 
-from coevo_agents.config import Config, apply
-from coevo_agents.evaluate import play
-from coevo_agents.learner import LEARNERS, LearnerError, checked, find_learner
-from coevo_agents.policy import ActorCritic, LoRAConfig, make_policies
-from coevo_agents.schemes import drift, importance, order
+from coevo_agents.learners.learner import LEARNERS, LearnerError, checked, find_learner
+from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
+from coevo_agents.methods.update_order import drift, importance, order
+from coevo_agents.runs.config import Config, apply
+from coevo_agents.training.evaluate import play
 from coevo_env.errors import ConfigError
-from coevo_env.rollout import Rollout
-from coevo_env.sampling import Sampling
+from coevo_env.game.rollout import Rollout
+from coevo_env.game.sampling import Sampling
 from coevo_env.tasks.toy import responses
 from coevo_env.testing import check_learner, tiny_lm
 
@@ -53,9 +54,11 @@ def test_weight_modes_reach_the_optimum(weights):
 
 
 def near_the_optimum(learner, num_agents, exchange, seed, iterations=120, **settings) -> bool:
-    """Every agent is within 2 % of its best J in every seat it has played, and has made at least 80 % of the way there.
+    """Every agent is within 2 % of its best J in every seat it has played, and has made at least 80
+    % of the way there.
 
-    The rewards of the partners are part of J and are there from the start, so the more agents, the less 2 % of it says alone.
+    The rewards of the partners are part of J and are there from the start, so the more agents, the
+    less 2 % of it says alone.
     """
     settings = {f"{learner}.learning_rate": 3e-3, **settings}
     game, _ = make(learner, num_agents, exchange, seed)
@@ -74,7 +77,8 @@ def near_the_optimum(learner, num_agents, exchange, seed, iterations=120, **sett
 
 # ---------------------------------------------------------------- the loss
 def slow_logprobs(learner, rollout) -> list[list[torch.Tensor]]:
-    """log pi of every token, by one forward pass per response, without padding or cache, in float64."""
+    """log pi of every token, by one forward pass per response, without padding or cache, in
+    float64."""
     rows = []
     for b in range(len(rollout)):
         length, start = int(rollout.lengths[b]), len(rollout.contexts[b]) - 1
@@ -133,7 +137,13 @@ def losses(learner, rollout):
 
     def spy(batch, rows):
         with torch.no_grad():
-            seen.append((batch, float(learner.loss(batch, rows, int(rollout.lengths[rows].sum()))[0]), slow_logprobs(learner, rollout)))
+            seen.append(
+                (
+                    batch,
+                    float(learner.loss(batch, rows, int(rollout.lengths[rows].sum()))[0]),
+                    slow_logprobs(learner, rollout),
+                )
+            )
         return original(batch, rows)
 
     learner._step = spy
@@ -145,21 +155,30 @@ def losses(learner, rollout):
 
 
 def test_reinforce_loss_against_a_slow_oracle():
-    game, learners = make("reinforce", 2, True, 0, batch=12, **{"reinforce.learning_rate": 1e-2, "reinforce.baseline": 0.5})
+    game, learners = make(
+        "reinforce", 2, True, 0, batch=12, **{"reinforce.learning_rate": 1e-2, "reinforce.baseline": 0.5}
+    )
     first, learner = rollout_of(game, learners), learners[0]
     [(_, loss, logprobs)] = losses(learner, first)
     slow = slow_reinforce(learner, first, [])
     tokens = int(first.lengths.sum())
     assert loss == pytest.approx(
-        -sum(a * float(p) for A, P in zip(slow, logprobs, strict=True) for a, p in zip(A, P, strict=True)) / tokens, abs=2e-6
+        -sum(a * float(p) for A, P in zip(slow, logprobs, strict=True) for a, p in zip(A, P, strict=True)) / tokens,
+        abs=2e-6,
     )
-    usual = [np.mean([first.rewards[b, t:].sum() for b in range(12) if first.lengths[b] > t]) for t in range(int(first.lengths.max()))]
+    usual = [
+        np.mean([first.rewards[b, t:].sum() for b in range(12) if first.lengths[b] > t])
+        for t in range(int(first.lengths.max()))
+    ]
     second = rollout_of(game, learners, 1)
     [(_, loss, logprobs)] = losses(learner, second)
-    slow = slow_reinforce(learner, second, usual)  # after one update the corrected average is the mean of the first rollout
+    slow = slow_reinforce(
+        learner, second, usual
+    )  # after one update the corrected average is the mean of the first rollout
     tokens = int(second.lengths.sum())
     assert loss == pytest.approx(
-        -sum(a * float(p) for A, P in zip(slow, logprobs, strict=True) for a, p in zip(A, P, strict=True)) / tokens, abs=2e-6
+        -sum(a * float(p) for A, P in zip(slow, logprobs, strict=True) for a, p in zip(A, P, strict=True)) / tokens,
+        abs=2e-6,
     )
 
 
@@ -177,13 +196,27 @@ def test_rloo_loss_against_a_slow_oracle():
 
 @pytest.mark.parametrize("weights", ["separate", "shared"])
 @pytest.mark.parametrize(
-    "kind", [("prompt", "cell", "token"), ("agent", "cell", "response"), ("role", "none", "token"), ("agent+role", "cell", "token")]
+    "kind",
+    [
+        ("prompt", "cell", "token"),
+        ("agent", "cell", "response"),
+        ("role", "none", "token"),
+        ("agent+role", "cell", "token"),
+    ],
 )
 def test_grpo_loss_against_a_slow_oracle(weights, kind):
     over, scale, average = kind
     settings = {"grpo.over": over, "grpo.scale": scale, "grpo.average": average, "grpo.clip": 0.05}
     game, learners = make(
-        "grpo", 2, True, 0, batch=12, group_size=4, weights=weights, **settings, **{"grpo.epochs": 3, "grpo.learning_rate": 3e-2}
+        "grpo",
+        2,
+        True,
+        0,
+        batch=12,
+        group_size=4,
+        weights=weights,
+        **settings,
+        **{"grpo.epochs": 3, "grpo.learning_rate": 3e-2},
     )
     rollout, learner = rollout_of(game, learners), learners[0]
     advantages = slow_groups(learner, rollout, kind)
@@ -204,20 +237,33 @@ def test_grpo_loss_against_a_slow_oracle(weights, kind):
 
 @pytest.mark.parametrize("scale", ["cell", "batch", "none"])
 def test_grpo_counts_as_flat_what_has_no_spread_to_learn_from(scale):
-    """A response at the mean of a group that differs is not flat; two groups of four, one of which earned the same four times."""
+    """A response at the mean of a group that differs is not flat; two groups of four, one of which
+    earned the same four times."""
     game, learners = make("grpo", 1, False, 0, batch=8, group_size=4, **{"grpo.scale": scale, "kl.beta": 0.0})
     rollout = rollout_of(game, learners)
     for earned, flat in (([0, 0.5, 0.5, 1, 1, 2, 3, 4], 0.0), ([0, 0.5, 0.5, 1, 0.7, 0.7, 0.7, 0.7], 0.5)):
-        _, metrics = learners[0].prepare(replace(rollout, team_reward=np.array(earned, float), shaping=np.zeros(rollout.tokens.shape)))
+        _, metrics = learners[0].prepare(
+            replace(rollout, team_reward=np.array(earned, float), shaping=np.zeros(rollout.tokens.shape))
+        )
         assert metrics["flat"] == flat
 
 
 @pytest.mark.parametrize("micro", [0, 2])
 def test_grpo_averages_responses_in_any_minibatch(micro):
-    """The mean over responses of the mean over their own tokens, and so for a KL in the loss, whatever lengths meet in a minibatch."""
-    settings = {"average": "response", "minibatch_size": 4, "micro_batch_size": micro, "learning_rate": 3e-2, "clip": 0.05, "epochs": 2}
+    """The mean over responses of the mean over their own tokens, and so for a KL in the loss,
+    whatever lengths meet in a minibatch."""
+    settings = {
+        "average": "response",
+        "minibatch_size": 4,
+        "micro_batch_size": micro,
+        "learning_rate": 3e-2,
+        "clip": 0.05,
+        "epochs": 2,
+    }
     options = {f"grpo.{name}": value for name, value in settings.items()}
-    game, learners = make("grpo", 1, False, 0, batch=12, group_size=2, **options, **{"kl.mode": "loss", "task_options.max_new_tokens": 3})
+    game, learners = make(
+        "grpo", 1, False, 0, batch=12, group_size=2, **options, **{"kl.mode": "loss", "task_options.max_new_tokens": 3}
+    )
     rollout, learner = rollout_of(game, learners), learners[0]
     advantages, deviations = (
         slow_groups(learner, rollout, ("agent", "cell", "token")),
@@ -230,7 +276,8 @@ def test_grpo_averages_responses_in_any_minibatch(micro):
         ids = torch.tensor([[*rollout.contexts[b], *rollout.tokens[b, :t].tolist()]])
         legal = torch.tensor([e != learner.sampling.eos_id or t >= learner.sampling.min_new_tokens for e in range(5)])
         ours, theirs = (
-            lm.module(input_ids=ids).logits[0, -1].double()[legal].log_softmax(0) for lm in (learner.policy.lm, learner.reference)
+            lm.module(input_ids=ids).logits[0, -1].double()[legal].log_softmax(0)
+            for lm in (learner.policy.lm, learner.reference)
         )
         return float((ours.exp() * (ours - theirs)).sum())
 
@@ -260,7 +307,8 @@ def test_grpo_averages_responses_in_any_minibatch(micro):
 
 
 def test_mappo_values_read_the_joint_state():
-    """The critic's value of each state is that of a plain forward pass over what the seats before read and wrote, the context and the tokens."""
+    """The critic's value of each state is that of a plain forward pass over what the seats before
+    read and wrote, the context and the tokens."""
     game, learners = make("mappo", 3, False, 0, batch=6, context="none")
     game.reset(0)
     play(game, [learner.policy for learner in learners])
@@ -283,7 +331,13 @@ def test_mappo_values_read_the_joint_state():
 
 
 def test_mappo_loss_against_a_slow_oracle():
-    settings = {"mappo.epochs": 3, "mappo.learning_rate": 3e-2, "mappo.clip": 0.05, "mappo.value_clip": 0.01, "mappo.gae_lambda": 0.9}
+    settings = {
+        "mappo.epochs": 3,
+        "mappo.learning_rate": 3e-2,
+        "mappo.clip": 0.05,
+        "mappo.value_clip": 0.01,
+        "mappo.gae_lambda": 0.9,
+    }
     game, learners = make("mappo", 2, False, 0, batch=10, **settings)
     game.reset(0)
     play(game, [learner.policy for learner in learners])
@@ -341,7 +395,8 @@ def test_importance_weights_scale_the_advantages(learner):
 
 @pytest.mark.parametrize("learner", ["reinforce", "rloo", "grpo", "mappo"])
 def test_kl_in_the_loss_reaches_the_optimum_of_the_same_problem(learner):
-    """Mode "loss" adds the exact KL, in the units in which the learner counts advantages; it is near the optimum that the reward reaches."""
+    """Mode "loss" adds the exact KL, in the units in which the learner counts advantages; it is
+    near the optimum that the reward reaches."""
     shares = train(learner, 1, False, 0, 120, **{f"{learner}.learning_rate": 3e-3, "kl.mode": "loss"})
     assert 0.97 <= shares.min() <= 1 + 1e-6
 
@@ -350,8 +405,11 @@ def test_kl_in_the_loss_reaches_the_optimum_of_the_same_problem(learner):
 @pytest.mark.parametrize("weights", ["separate", "lora"])
 @pytest.mark.parametrize("learner", GRADIENT)
 def test_check_learner_passes(learner, weights):
-    """The protocol, the same weights for the same seed, save and load and continue, and learning."""
-    rate = 1e-2 if weights == "separate" else 2e-4 if "ppo" in learner else 1e-3  # so that learning takes several of the 30 updates
+    """The protocol, the same weights for the same seed, save and load and continue, and
+    learning."""
+    rate = (
+        1e-2 if weights == "separate" else 2e-4 if "ppo" in learner else 1e-3
+    )  # so that learning takes several of the 30 updates
     config = apply(Config(), {"group_size": 4, f"{learner}.learning_rate": rate})
 
     def factory(lm, seed):
@@ -373,7 +431,9 @@ def test_every_weight_mode_trains_what_it_should(learner, weights):
     before = [{name: p.detach().clone() for name, p in each.parameters.items()} for each in learners]
     for iteration in range(2):
         step(game, learners, iteration)
-    assert all(torch.equal(frozen[name], p) for name, p in module.named_parameters() if "lora" not in name)  # the reference stays
+    assert all(
+        torch.equal(frozen[name], p) for name, p in module.named_parameters() if "lora" not in name
+    )  # the reference stays
     for each, old in zip(learners, before, strict=True):
         moved = {name for name, p in each.parameters.items() if not torch.equal(old[name], p)}
         assert any(name.startswith("model.") for name in moved)
@@ -431,8 +491,10 @@ def test_no_learner_imports_another():
     files = {target.partition(":")[0].rpartition(".")[2] for target in LEARNERS.values()}
     assert len(files) == len(LEARNERS)
     for name in files:
-        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
-        imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+        tree = ast.parse((folder / "learners" / f"{name}.py").read_text(encoding="utf-8"))
+        imported = {
+            (node.module or "").rpartition(".")[2] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        }
         assert not imported & (files - {name}), name
 
 
@@ -448,7 +510,8 @@ def test_frozen_never_changes():
 
 
 def test_best_of_n_earns_the_expected_maximum():
-    """The mean reward of the kept responses is E[max of n], computed from the distribution of rewards by enumeration."""
+    """The mean reward of the kept responses is E[max of n], computed from the distribution of
+    rewards by enumeration."""
     n, episodes = 3, 4096
     game, learners = make("best_of_n", 1, False, 0, batch=episodes, best_of=n)
     metrics = step(game, learners, 0)[0]
@@ -512,7 +575,8 @@ def test_policies_without_a_critic_skip_the_value_head():
 
 @pytest.mark.parametrize("learner", ["ppo", "grpo", "mappo"])
 def test_an_update_of_one_step_needs_no_second_scoring_pass(learner, monkeypatch):
-    """In low precision old log-probs are those of the step itself: the ratio is exactly 1, and how far sampling was from it is logged."""
+    """In low precision old log-probs are those of the step itself: the ratio is exactly 1, and how
+    far sampling was from it is logged."""
     settings = {f"{learner}.epochs": 1, f"{learner}.recompute": "always"}
     game, learners = make(learner, 1, False, 0, batch=8, group_size=4, **settings)
     rollout = rollout_of(game, learners)

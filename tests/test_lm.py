@@ -1,4 +1,5 @@
-"""Language models as policies: sampling and scoring say the same, whatever the padding, the warp, the architecture or the adapter."""
+"""Language models as policies: sampling and scoring say the same, whatever the padding, the warp,
+the architecture or the adapter."""
 
 from __future__ import annotations
 
@@ -9,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from coevo_env.core import Rules
 from coevo_env.errors import ConfigError
-from coevo_env.lm import LanguageModel, pick_device, warp_logits
-from coevo_env.models import embedded_path
-from coevo_env.reference import warp
-from coevo_env.sampling import Sampling
+from coevo_env.game.reference import warp
+from coevo_env.game.rules import Rules
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import LanguageModel, pick_device, warp_logits
+from coevo_env.lm.names import embedded_path
+from coevo_env.lm.tokenizer import TextTokenizer
 from coevo_env.tasks import toy
 from coevo_env.testing import tiny_lm
-from coevo_env.tokenizer import TextTokenizer
 
 WARPS = {
     "plain": Sampling(eos_id=0),
@@ -47,8 +48,20 @@ def architectures() -> dict[str, LanguageModel]:
         Qwen2Config,
     )
 
-    shape = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ends = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None, "max_position_embeddings": 64, "initializer_range": 0.2}
+    shape = {
+        "vocab_size": 11,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    ends = {
+        "bos_token_id": None,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    }
     made = {"gpt2": tiny_lm(11, layers=2)}
     tokenizer = made["gpt2"].tokenizer
     configs = {
@@ -57,7 +70,9 @@ def architectures() -> dict[str, LanguageModel]:
         "neox": GPTNeoXConfig(**shape, **ends),
         "cohere (scaled logits)": CohereConfig(**shape, **ends, num_key_value_heads=2, logit_scale=0.3),
         "granite (divided logits)": GraniteConfig(**shape, **ends, num_key_value_heads=2, logits_scaling=3.0),
-        "gemma2 (capped logits)": Gemma2Config(**shape, **ends, num_key_value_heads=2, head_dim=8, final_logit_softcapping=1.5),
+        "gemma2 (capped logits)": Gemma2Config(
+            **shape, **ends, num_key_value_heads=2, head_dim=8, final_logit_softcapping=1.5
+        ),
         "opt (projected states)": OPTConfig(**shape, **ends, ffn_dim=64, init_std=0.2, word_embed_proj_dim=16),
     }
     for name, config in configs.items():
@@ -82,8 +97,10 @@ def models() -> dict[str, LanguageModel]:
 @pytest.mark.parametrize("kind", WARPS)
 @pytest.mark.parametrize("block", [1024, 2])
 def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind, block, monkeypatch):
-    monkeypatch.setattr("coevo_env.lm.BLOCK", block)  # words of the vocabulary at a time; more than there are means all at once
-    monkeypatch.setattr("coevo_env.logits.BLOCK", block)
+    monkeypatch.setattr(
+        "coevo_env.lm.model.BLOCK", block
+    )  # words of the vocabulary at a time; more than there are means all at once
+    monkeypatch.setattr("coevo_env.lm.logits.BLOCK", block)
     lm, sampling = models[name], WARPS[kind]
     prompts = contexts(9, 11)
     drawn = lm.generate(prompts, 8, sampling, np.random.default_rng(1).random((9, 8)))
@@ -111,12 +128,12 @@ def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind, blo
 @pytest.mark.parametrize("learner", ["ppo", "mappo"])
 @pytest.mark.parametrize("mode", ["reported", "loss"])
 def test_critics_learn_with_any_architecture(models, name, learner, mode):
-    from coevo_agents.config import Config, apply
-    from coevo_agents.evaluate import play
-    from coevo_agents.learner import find_learner
-    from coevo_agents.policy import make_policies
-    from coevo_env.batch import BatchEnv
-    from coevo_env.build import build
+    from coevo_agents.learners.learner import find_learner
+    from coevo_agents.learners.policy import make_policies
+    from coevo_agents.runs.config import Config, apply
+    from coevo_agents.training.evaluate import play
+    from coevo_env.faces.batch import BatchEnv
+    from coevo_env.faces.build import build
 
     config = apply(Config(), {"kl.mode": mode, f"{learner}.learning_rate": 1e-2})
     policies, reference = make_policies(models[name].clone(), ["llm1", "llm2"], None, 0)
@@ -140,9 +157,9 @@ def test_critics_learn_with_any_architecture(models, name, learner, mode):
 
 
 def test_a_head_that_nobody_knows_samples_and_scores_but_has_no_critic(models):
-    from coevo_agents.config import Config
-    from coevo_agents.learner import find_learner
-    from coevo_agents.policy import make_policies
+    from coevo_agents.learners.learner import find_learner
+    from coevo_agents.learners.policy import make_policies
+    from coevo_agents.runs.config import Config
 
     module = models["cohere (scaled logits)"].clone().module
     module.logit_scale = 0.7  # not what its configuration says
@@ -163,7 +180,9 @@ def test_models_without_a_cache_of_keys_and_values_are_refused(kind):
     import transformers
 
     shape = {"vocab_size": 11, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "state_size": 8}
-    module = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape, eos_token_id=0, bos_token_id=0))
+    module = transformers.AutoModelForCausalLM.from_config(
+        getattr(transformers, kind)(**shape, eos_token_id=0, bos_token_id=0)
+    )
     with pytest.raises(ConfigError, match=r"(Mamba|Rwkv).* expected a transformer with"):
         LanguageModel(module, tiny_lm(11).tokenizer)
 
@@ -251,7 +270,7 @@ def test_chunked_scoring_and_its_gradient_equal_one_chunk(monkeypatch):
     prompts = contexts(5, 11)
     sampling, results = WARPS["masked"], []
     for elements in (1 << 24, 11 * 4):
-        monkeypatch.setattr("coevo_env.lm.CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr("coevo_env.lm.model.CHUNK_ELEMENTS", elements)
         lm, other = tiny_lm(11), tiny_lm(11, seed=1)
         drawn = lm.generate(prompts, 6, sampling, np.random.default_rng(3).random((5, 6)))
         logprobs, hidden, positions = lm.score_tensor(prompts, drawn.tokens, drawn.lengths, sampling)
@@ -307,7 +326,10 @@ def test_cuda_says_what_the_cpu_says(kind):
     cuda = LanguageModel.from_pretrained("embedded", device="cuda")
     eos = cpu.tokenizer.eos_id
     sampling = Sampling(**{**WARPS[kind].__dict__, "eos_id": eos, "banned": (0, 2)})
-    prompts = [cpu.tokenizer.encode(text) for text in ("<eos> the soup was", "<eos> this film", "<eos> the weather in the north was")]
+    prompts = [
+        cpu.tokenizer.encode(text)
+        for text in ("<eos> the soup was", "<eos> this film", "<eos> the weather in the north was")
+    ]
     drawn = cuda.generate(prompts, 12, sampling, np.random.default_rng(0).random((3, 12)))
     assert np.abs(cuda.score(prompts, drawn.tokens, drawn.lengths, sampling) - drawn.logprobs).max() < 1e-4
     if not sampling.truncates:  # a tie at the edge of a truncated support may fall either way
@@ -346,7 +368,9 @@ def beginning_with_bos(bos: int = 1):
 
     hf = tiny_lm(9).tokenizer.hf
     hf.add_special_tokens({"bos_token": str(bos)})
-    hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(str(bos), bos)])
+    hf.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(str(bos), bos)]
+    )
     return hf
 
 
@@ -367,7 +391,9 @@ def test_contexts_in_a_chat_template():
     hf = tiny_lm(9).tokenizer.hf
     with pytest.raises(ConfigError, match="no chat template"):
         TextTokenizer(hf, chat=True)
-    hf.chat_template = "{% for message in messages %}7 {{ message['content'] }} {% endfor %}{% if add_generation_prompt %}8{% endif %}"
+    hf.chat_template = (
+        "{% for message in messages %}7 {{ message['content'] }} {% endfor %}{% if add_generation_prompt %}8{% endif %}"
+    )
     assert TextTokenizer(hf, chat=True).encode("3 4") == [7, 3, 4, 8]
 
 
@@ -378,7 +404,9 @@ def test_special_tokens_cannot_be_smuggled_into_a_context():
     assert "<eos>" not in tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("text", ["<e<eos>os>", "<e<eos<eos>>os>", "a<eo<e<e<eos>os>os>s>b<eos><eo", "<|ne<eos>ver|>", "<|never|>"])
+@pytest.mark.parametrize(
+    "text", ["<e<eos>os>", "<e<eos<eos>>os>", "a<eo<e<e<eos>os>os>s>b<eos><eo", "<|ne<eos>ver|>", "<|never|>"]
+)
 def test_special_tokens_cannot_be_spelled_around_one_another(text):
     hf = tiny_lm(None).tokenizer.hf
     hf.add_special_tokens({"additional_special_tokens": ["<|never|>"]})
@@ -394,7 +422,7 @@ def test_special_tokens_cannot_be_spelled_around_one_another(text):
 @pytest.mark.parametrize("kind", ["whole", "lora", "embedded"])
 def test_equal_contexts_are_read_once_and_nothing_else_changes(kind, monkeypatch):
     """Sampling, scoring and gradients of groups are those of reading every row by itself."""
-    from coevo_agents.policy import LoRAConfig, make_policies
+    from coevo_agents.learners.policy import LoRAConfig, make_policies
 
     lm = LanguageModel.from_pretrained("embedded") if kind == "embedded" else tiny_lm(9, seed=2)
     if kind == "lora":
@@ -411,8 +439,8 @@ def test_equal_contexts_are_read_once_and_nothing_else_changes(kind, monkeypatch
     warp = Sampling(temperature=0.8, min_new_tokens=1, eos_id=lm.tokenizer.eos_id)
     noise, weights = rng.random((12, 5)), torch.tensor(rng.normal(size=int(lengths.sum())), dtype=torch.float32)
     rows = []
-    original = lm._states
-    monkeypatch.setattr(lm, "_states", lambda ids, *a, **k: (rows.append(len(ids)), original(ids, *a, **k))[1])
+    original = lm.states
+    monkeypatch.setattr(lm, "states", lambda ids, *a, **k: (rows.append(len(ids)), original(ids, *a, **k))[1])
 
     def everything():
         rows.clear()
@@ -424,7 +452,7 @@ def test_equal_contexts_are_read_once_and_nothing_else_changes(kind, monkeypatch
         return drawn, logprobs.detach(), hidden.detach(), positions, gradient, rows[0]
 
     shared = everything()
-    monkeypatch.setattr("coevo_env.lm._distinct", lambda contexts: (contexts, None))
+    monkeypatch.setattr("coevo_env.lm.model._distinct", lambda contexts: (contexts, None))
     alone = everything()
     assert (shared[5], alone[5]) == (3, 12)
     assert np.array_equal(shared[0].tokens, alone[0].tokens)

@@ -1,6 +1,8 @@
-"""The training loop: what it computes, and that nothing which interrupts it changes what it computes.
+"""The training loop: what it computes, and that nothing which interrupts it changes what it
+computes.
 
-Every run here is a real one of a tiny model. A resumed run is compared bit for bit with the same run left alone.
+Every run here is a real one of a tiny model. A resumed run is compared bit for bit with the same
+run left alone.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import runs
 import torch
 from runs import assert_same_run, config, lines, same_state, train
 
-from coevo_agents import checkpoint, logbook
-from coevo_agents.checkpoint import checkpoints
-from coevo_agents.config import Config, apply
-from coevo_agents.evaluate import evaluate
-from coevo_agents.loop import Interrupted, Run
-from coevo_agents.ppo import PPO
-from coevo_agents.runfolder import read_config
+from coevo_agents.learners.ppo import PPO
+from coevo_agents.runs import checkpoint, logbook
+from coevo_agents.runs.checkpoint import checkpoints
+from coevo_agents.runs.config import Config, apply
+from coevo_agents.runs.folder import read_config
+from coevo_agents.training.evaluate import evaluate
+from coevo_agents.training.loop import Interrupted, Run
 from coevo_env.errors import ConfigError, NonFiniteError, RewardError
 
 
@@ -49,7 +51,11 @@ def test_a_run_writes_what_it_promises(alone, model):
     assert [row["iteration"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
     for name in ("llm1", "llm2"):
         assert [row["iteration"] for row in rows if f"{name}/eval/reward" in row] == [0, 2, 4, 6]
-        assert all(np.isfinite(row[f"{name}/{tag}"]) for row in rows[1:] for tag in ("reward/task", "kl", "entropy", "loss/policy"))
+        assert all(
+            np.isfinite(row[f"{name}/{tag}"])
+            for row in rows[1:]
+            for tag in ("reward/task", "kl", "entropy", "loss/policy")
+        )
         assert (alone / "agents" / name / "model.safetensors").exists()
     assert {row["iteration"] for row in lines(alone, "transcripts.jsonl")} == {2, 4, 6}
     summary = json.loads((alone / "summary.json").read_text())
@@ -147,7 +153,9 @@ def test_the_reset_of_the_released_code_is_an_option(model, tmp_path):
     per_update = steps[0]
     assert steps == [per_update, 2 * per_update, per_update, 2 * per_update]  # Adam counts from zero after the exchange
     start = run.config.kl.beta
-    assert betas[0] != start and betas[2] / start == pytest.approx(betas[0] / start, rel=0.02)  # one iteration away from the start again
+    assert betas[0] != start and betas[2] / start == pytest.approx(
+        betas[0] / start, rel=0.02
+    )  # one iteration away from the start again
     assert run.learners[0].moments[0] == 2 * run.config.batch_size
     run.log.close()
 
@@ -163,8 +171,18 @@ def test_random_roles_after_every_episode_mix_both_orders_in_a_batch(model, tmp_
     run._iterate()
     first, second = run.game.rollouts()
     assert set(first.seats) == {0, 1} and np.array_equal(first.seats + second.seats, np.ones(8))
-    observers = [context for rollout in (first, second) for context, seat in zip(rollout.contexts, rollout.seats, strict=True) if seat]
-    pioneers = [context for rollout in (first, second) for context, seat in zip(rollout.contexts, rollout.seats, strict=True) if not seat]
+    observers = [
+        context
+        for rollout in (first, second)
+        for context, seat in zip(rollout.contexts, rollout.seats, strict=True)
+        if seat
+    ]
+    pioneers = [
+        context
+        for rollout in (first, second)
+        for context, seat in zip(rollout.contexts, rollout.seats, strict=True)
+        if not seat
+    ]
     assert {len(context) for context in pioneers} == {1}  # the plain prompt, whoever reads it
     assert max(len(context) for context in observers) > 1
     run.log.close()
@@ -184,7 +202,9 @@ def test_an_evaluation_is_of_one_agent_alone_on_plain_held_out_prompts(model, tm
     spy, tokenizer = Spy(), run.game.rules.tokenizer
     result = evaluate(run.held_out, spy, "llm2")
     task = run.game.rules.task
-    assert sorted(spy.contexts) == sorted(tokenizer.encode(task.templates["pioneer"].format(prompt=prompt)) for prompt in task.test)
+    assert sorted(spy.contexts) == sorted(
+        tokenizer.encode(task.templates["pioneer"].format(prompt=prompt)) for prompt in task.test
+    )
     assert not set(task.test) & set(task.train)
     assert {turn["agent"] for transcript in result.transcripts for turn in transcript["turns"]} == {"llm2"}
     run._iterate()  # whatever seat the agent has now, only its weights matter
@@ -217,7 +237,9 @@ def test_saved_agents_are_plain_models(weights, model, tmp_path):
 def board(directory: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0})
+    accumulator = EventAccumulator(
+        str(directory / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0}
+    )
     accumulator.Reload()
     return accumulator
 
@@ -272,7 +294,11 @@ def wait_for(process: subprocess.Popen, directory: Path, count: int) -> bool:
 
 def start(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [runs.COEVO, *map(str, arguments)], env=runs.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [runs.COEVO, *map(str, arguments)],
+        env=runs.ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -311,7 +337,8 @@ def test_the_command_killed_and_interrupted_is_the_run_left_alone(model, tmp_pat
 
 
 def dies(events: int, body) -> bool:
-    """Runs `body` in a forked process that is killed at the given event of writing; returns whether it was."""
+    """Runs `body` in a forked process that is killed at the given event of writing; returns whether
+    it was."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
@@ -331,9 +358,20 @@ def dies(events: int, body) -> bool:
 
     code = 1
     try:
-        for place, name in ((os, "replace"), (checkpoint, "_sync"), (checkpoint, "save_file"), (checkpoint.shutil, "rmtree")):
+        for place, name in (
+            (os, "replace"),
+            (checkpoint, "_sync"),
+            (checkpoint, "save_file"),
+            (checkpoint.shutil, "rmtree"),
+        ):
             setattr(place, name, counted(getattr(place, name)))
-        for place, name in ((logbook.Logbook, "_line"), (logbook.Logbook, "sync"), (PPO, "update"), (Path, "mkdir"), (Path, "write_text")):
+        for place, name in (
+            (logbook.Logbook, "_line"),
+            (logbook.Logbook, "sync"),
+            (PPO, "update"),
+            (Path, "mkdir"),
+            (Path, "write_text"),
+        ):
             setattr(place, name, counted(getattr(place, name)))
         body()
         code = 0
@@ -343,7 +381,9 @@ def dies(events: int, body) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_run_killed_again_and_again_between_any_two_writes_is_the_run_left_alone(seed, alone, model, tmp_path):
     directory, draw, settings, kills = tmp_path / "run", random.Random(seed), config(model), 0
 
@@ -363,7 +403,9 @@ def test_a_run_killed_again_and_again_between_any_two_writes_is_the_run_left_alo
 def test_ctrl_c_twice_stops_at_once(model, tmp_path, monkeypatch):
     said: list[str] = []
     run = Run(config(model), tmp_path / "run", say=said.append)
-    monkeypatch.setattr(run.learners[0], "update", lambda rollout: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    monkeypatch.setattr(
+        run.learners[0], "update", lambda rollout: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+    )
     with pytest.raises(KeyboardInterrupt):
         run.train()
     assert any("again to stop at once" in line for line in said)
@@ -372,13 +414,19 @@ def test_ctrl_c_twice_stops_at_once(model, tmp_path, monkeypatch):
 
 def test_ctrl_c_at_any_moment_of_an_iteration_saves_it(model, tmp_path, monkeypatch):
     """Also while the logs are written and while the decision to save is already taken."""
-    for number, (place, name) in enumerate([(PPO, "update"), (logbook.Logbook, "metrics"), (Run, "_saves"), (Run, "_save")]):
+    for number, (place, name) in enumerate(
+        [(PPO, "update"), (logbook.Logbook, "metrics"), (Run, "_saves"), (Run, "_save")]
+    ):
         directory = tmp_path / str(number)
         run = Run(config(model), directory)
         real = getattr(place, name)
 
         def pressed(*arguments, real=real, run=run):
-            if run.iteration in (1, 2) and signal.getsignal(signal.SIGINT) is not signal.default_int_handler and not pressed.done:
+            if (
+                run.iteration in (1, 2)
+                and signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+                and not pressed.done
+            ):
                 pressed.done = True
                 signal.raise_signal(signal.SIGINT)
             return real(*arguments)
@@ -437,11 +485,14 @@ def broken(how: str):
 def test_a_broken_reward_stops_the_run_and_a_mended_one_continues_it(how, call, model, tmp_path, monkeypatch):
     settings = config(model, task="runs:mendable", save_every=0, iterations=4)
     train(settings, tmp_path / "alone")
-    # calls: one for each of two agents before, one for iterations 1 and 2, and two evaluations after it
+    # calls: one for each of two agents before, one for iterations 1 and 2, and two evaluations
+    # after it
     monkeypatch.setitem(runs.BREAK, "after", call)
     monkeypatch.setitem(runs.BREAK, "with", broken(how))
     run = Run(settings, tmp_path / "run")
-    with pytest.raises(NonFiniteError if how == "nan" else RewardError, match=r"task 'mendable', reward 'fragile'") as caught:
+    with pytest.raises(
+        NonFiniteError if how == "nan" else RewardError, match=r"task 'mendable', reward 'fragile'"
+    ) as caught:
         run.train()
     if how in ("raises", "nan", "string"):
         assert "to prompt" in str(caught.value) and "the response" in str(caught.value)
@@ -483,7 +534,8 @@ def test_an_error_of_a_learner_is_not_hidden_and_what_can_be_saved_is(model, tmp
 
 
 def test_what_a_run_had_before_an_error_inside_a_learner_is_kept(alone, model, tmp_path, monkeypatch):
-    """Logs up to the last finished iteration and the checkpoints; with the learner mended the run is the one without the error."""
+    """Logs up to the last finished iteration and the checkpoints; with the learner mended the run
+    is the one without the error."""
     run, calls, update = Run(config(model), tmp_path / "run"), [], PPO.update
 
     def fails(learner, rollout):

@@ -1,4 +1,5 @@
-"""The zero-sum token game: its equilibrium against hand, linear programming and another solver, and two learners that find it."""
+"""The zero-sum token game: its equilibrium against hand, linear programming and another solver, and
+two learners that find it."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coevo_agents.evaluate import play
-from coevo_agents.policy import make_policies
-from coevo_agents.ppo import PPO, PPOConfig
-from coevo_env.batch import BatchEnv
-from coevo_env.build import build
+from coevo_agents.learners.policy import make_policies
+from coevo_agents.learners.ppo import PPO, PPOConfig
+from coevo_agents.training.evaluate import play
 from coevo_env.errors import ConfigError
-from coevo_env.kl import KLConfig
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.faces.build import build
+from coevo_env.game.kl import KLConfig
 from coevo_env.tasks.matching import BIASED, equilibrium, exploitability, move_probabilities, task
 from coevo_env.tasks.toy import optimum
 from coevo_env.testing import check_task, tiny_lm
@@ -28,10 +29,15 @@ def random_game(seed):
 
 
 def test_known_games_by_hand():
-    """Paper wins 1, rock and scissors 1/4: indifference gives (1/4, 1/4, 1) / 1.5. With a dominant move the equilibrium is pure, and in the
-    regularised game against a single column the row player is a Boltzmann distribution."""
+    """Paper wins 1, rock and scissors 1/4: indifference gives (1/4, 1/4, 1) / 1.5. With a dominant
+    move the equilibrium is pure, and in the regularised game against a single column the row player
+    is a Boltzmann distribution."""
     nash = equilibrium(BIASED, 0.0)
-    assert nash.row == pytest.approx([1 / 6, 1 / 6, 2 / 3]) and nash.column == pytest.approx(nash.row) and nash.value == pytest.approx(0.0)
+    assert (
+        nash.row == pytest.approx([1 / 6, 1 / 6, 2 / 3])
+        and nash.column == pytest.approx(nash.row)
+        and nash.value == pytest.approx(0.0)
+    )
     assert equilibrium([[1, -1], [-1, 1]], 0.0).row == pytest.approx([0.5, 0.5])
     saddle = equilibrium([[3, 2], [1, 0]], 0.0)
     assert (saddle.row.tolist(), saddle.column.tolist(), saddle.value) == ([1, 0], [0, 1], 2)
@@ -60,7 +66,8 @@ def test_nash_value_against_linear_programming(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_regularised_equilibrium_against_another_solver(seed):
-    """Magnetic mirror descent, which converges for steps up to beta / L^2 (Sokota et al., ICLR 2023, theorem 3.4)."""
+    """Magnetic mirror descent, which converges for steps up to beta / L^2 (Sokota et al., ICLR
+    2023, theorem 3.4)."""
     matrix, (p, q), _ = random_game(seed)
     beta = 0.5
     rate = beta / np.abs(matrix).max() ** 2
@@ -94,7 +101,13 @@ def test_no_deviation_gains_at_the_equilibrium(seed, beta):
 
 def test_exploitability_is_the_sum_of_what_both_could_gain():
     """By a fine grid of the other mixed strategies of two moves."""
-    matrix, x, y, p, beta = np.array([[1.0, -0.5], [0.0, 0.75]]), np.array([0.3, 0.7]), np.array([0.6, 0.4]), np.array([0.4, 0.6]), 0.2
+    matrix, x, y, p, beta = (
+        np.array([[1.0, -0.5], [0.0, 0.75]]),
+        np.array([0.3, 0.7]),
+        np.array([0.6, 0.4]),
+        np.array([0.4, 0.6]),
+        0.2,
+    )
 
     def kl(z):
         return (z * np.log(z / p)).sum()
@@ -107,7 +120,9 @@ def test_exploitability_is_the_sum_of_what_both_could_gain():
 
 
 def test_the_regularised_equilibrium_goes_to_nash_as_beta_falls():
-    apart = [np.abs(equilibrium(BIASED, beta).row - equilibrium(BIASED, 0.0).row).max() for beta in (0.3, 0.1, 0.03, 0.01)]
+    apart = [
+        np.abs(equilibrium(BIASED, beta).row - equilibrium(BIASED, 0.0).row).max() for beta in (0.3, 0.1, 0.03, 0.01)
+    ]
     assert apart == sorted(apart, reverse=True) and apart[-1] < 0.02
     assert equilibrium(BIASED, 1e6).row == pytest.approx([1 / 3] * 3, abs=1e-5)  # and to the reference as it grows
 
@@ -118,7 +133,9 @@ def test_payoffs_by_hand():
     said = [("1", "2"), ("2", "1"), ("3", "3"), ("3", "2"), ("", "1"), ("2", "7"), ("x", "")]
     assert pay(["0"] * 7, said) == [[-1, 1], [1, -1], [0, 0], [0.25, -0.25], [-1, 1], [1, -1], [0, 0]]
     assert pay(["0"], [("1", "2", "3")]) == [[(-1 + 0.25) / 2, (1 - 0.25) / 2, 0.0]]  # each against each, halved
-    assert np.array(pay(["0"] * 2, [("2",), ("",)])) == pytest.approx(np.array([[0.25], [-1.0]]))  # alone: against uniform moves
+    assert np.array(pay(["0"] * 2, [("2",), ("",)])) == pytest.approx(
+        np.array([[0.25], [-1.0]])
+    )  # alone: against uniform moves
 
 
 def test_the_task_keeps_its_promises():
@@ -129,7 +146,8 @@ def test_the_task_keeps_its_promises():
 
 
 def test_seeing_the_first_move_wins():
-    """The scripted policy in both seats, context "all": the observer always answers with the winning move."""
+    """The scripted policy in both seats, context "all": the observer always answers with the
+    winning move."""
     game = BatchEnv(2, "matching", kl=KLConfig(mode="off"), roles="never")
     while (turn := game.begin_turn()) is not None:
         seen = [[episode.turns[0].text] if turn.seat else [] for episode in game.episodes]
@@ -165,14 +183,16 @@ def test_clear_errors(call, words):
 @pytest.mark.parametrize("roles", ["never", "periodic"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_two_learners_find_the_equilibrium(seed, roles):
-    """Two PPO learners who choose unseen: both end within 0.06 (total variation) of the regularised equilibrium, which is more than 0.1 away
-    from where they start, and together they could gain at most a fifth of what they could at the start."""
+    """Two PPO learners who choose unseen: both end within 0.06 (total variation) of the regularised
+    equilibrium, which is more than 0.1 away from where they start, and together they could gain at
+    most a fifth of what they could at the start."""
     beta, batch, iterations = 0.3, 256, 100
     policies, reference = make_policies(tiny_lm(4, seed=seed, eos_id=0), ["llm1", "llm2"], None, seed)
     options = {"context": "none", "mixing": "own", "roles": roles, "exchange_every": 2 * batch}
     rules, _ = build("matching", reference, kl=KLConfig(beta=beta), seed=seed, **options)
     game = BatchEnv(batch, rules=rules, reference=reference)
-    # gains in a zero-sum game are relative: steps as small as this, or the two chase each other around the equilibrium
+    # gains in a zero-sum game are relative: steps as small as this, or the two chase each other
+    # around the equilibrium
     config = PPOConfig(learning_rate=3e-4, epochs=1, whiten=False, decay_updates=iterations)
     learners = [PPO(policy, config, seed=10 * seed + i, sampling=rules.sampling) for i, policy in enumerate(policies)]
     for iteration in range(iterations):
@@ -181,7 +201,10 @@ def test_two_learners_find_the_equilibrium(seed, roles):
         assert np.abs(game.scores.team.sum(1)).max() == 0.0
         for learner, rollout in zip(learners, game.rollouts(), strict=True):
             learner.update(rollout)
-    start, (row, column) = move_probabilities(reference, rules), (move_probabilities(policy.lm, rules) for policy in policies)
+    start, (row, column) = (
+        move_probabilities(reference, rules),
+        (move_probabilities(policy.lm, rules) for policy in policies),
+    )
     goal = equilibrium(BIASED, beta, start)
     assert np.abs(goal.row - start).sum() / 2 > 0.1
     for moves in (row, column):

@@ -28,15 +28,18 @@ def test_self_bleu_of_equal_and_of_disjoint_responses():
 
 
 def test_self_bleu_by_hand():
-    # "a a b" against "a b c": clipped unigrams a:1 of 2, b:1 -> 2/3; bigrams (a,a) no, (a,b) yes -> 1/2.
-    # "a b c" against "a a b": a, b yes, c no -> 2/3; bigrams (a,b) yes, (b,c) no -> 1/2. Equal lengths, no penalty.
+    # "a a b" against "a b c": clipped unigrams a:1 of 2, b:1 -> 2/3; bigrams (a,a) no, (a,b) yes ->
+    # 1/2. "a b c" against "a a b": a, b yes, c no -> 2/3; bigrams (a,b) yes, (b,c) no -> 1/2. Equal
+    # lengths, no penalty.
     assert metrics.self_bleu(["a a b", "a b c"], n=2) == pytest.approx(math.sqrt(2 / 3 * 1 / 2))
-    # "a" against "a b": 1/1 with penalty exp(1 - 2/1); "a b" against "a": 1/2, longer than its reference.
+    # "a" against "a b": 1/1 with penalty exp(1 - 2/1); "a b" against "a": 1/2, longer than its
+    # reference.
     assert metrics.self_bleu(["a", "a b"], n=1) == pytest.approx((math.exp(-1) + 0.5) / 2)
 
 
 def test_self_bleu_clips_at_the_best_other_response():
-    # Twice "x x" and once "x": each "x x" finds two x in its twin, "x" finds one; closest length of "x" is 2.
+    # Twice "x x" and once "x": each "x x" finds two x in its twin, "x" finds one; closest length of
+    # "x" is 2.
     assert metrics.self_bleu(["x x", "x x", "x"], n=1) == pytest.approx((1 + 1 + math.exp(-1)) / 3)
     assert metrics.self_bleu(["x x x", "x x", "x"], n=1) == pytest.approx((2 / 3 + 1 + math.exp(-1)) / 3)
 

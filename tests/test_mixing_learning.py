@@ -1,6 +1,8 @@
-"""Cooperation, competition and everything between: two PPO learners on the toy against the exact equilibrium of the game they play.
+"""Cooperation, competition and everything between: two PPO learners on the toy against the exact
+equilibrium of the game they play.
 
-The observer reads the pioneer, so the solution is the subgame-perfect equilibrium of the KL-regularised game, which `TeamGame` enumerates.
+The observer reads the pioneer, so the solution is the subgame-perfect equilibrium of the
+KL-regularised game, which `TeamGame` enumerates.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ import numpy as np
 import pytest
 from closed_forms import TeamGame
 
-from coevo_agents.evaluate import play
-from coevo_agents.policy import make_policies
-from coevo_agents.ppo import PPO, PPOConfig
-from coevo_env.batch import BatchEnv
-from coevo_env.build import build
-from coevo_env.kl import KLConfig
+from coevo_agents.learners.policy import make_policies
+from coevo_agents.learners.ppo import PPO, PPOConfig
+from coevo_agents.training.evaluate import play
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.faces.build import build
+from coevo_env.game.kl import KLConfig
 from coevo_env.testing import tiny_lm
 
 BETA, BATCH, ITERATIONS = 0.3, 512, 160
@@ -24,15 +26,22 @@ LAMBDAS = (-5, -3, -1, 1, 3, 5)
 
 def toy(mixing, weight=1.0, seed=0, **options):
     policies, reference = make_policies(tiny_lm(5, seed=seed, eos_id=0), ["llm1", "llm2"], None, seed)
-    options = {"mixing": mixing, "mixing_weight": weight, "exchange_every": BATCH, "task_options": {"max_new_tokens": 2}, **options}
+    options = {
+        "mixing": mixing,
+        "mixing_weight": weight,
+        "exchange_every": BATCH,
+        "task_options": {"max_new_tokens": 2},
+        **options,
+    }
     rules, _ = build("toy", reference, kl=KLConfig(beta=BETA), seed=seed, **options)
     return policies, reference, rules
 
 
 @pytest.mark.parametrize("weight", LAMBDAS)
 def test_the_optimum_of_every_lambda_in_closed_form(weight):
-    """A response changes nothing of what its author earns but its own reward, and what it makes the observer earn. The observer cannot change
-    the pioneer's reward: it tilts the reference by its own, whatever lambda is. The pioneer also gets lambda times what the observer will."""
+    """A response changes nothing of what its author earns but its own reward, and what it makes the
+    observer earn. The observer cannot change the pioneer's reward: it tilts the reference by its
+    own, whatever lambda is. The pioneer also gets lambda times what the observer will."""
     _, reference, rules = toy("weighted", weight)
     team, own = TeamGame(rules, reference, BETA), TeamGame(toy("own")[2], reference, BETA)
     assert team.best[1] == pytest.approx(own.best[1], abs=1e-9)
@@ -48,7 +57,9 @@ def test_competition_is_lambda_minus_one_and_sums_to_zero_but_for_kl():
     team = TeamGame(rules, reference, BETA)
     assert team.optimum() == pytest.approx(TeamGame(toy("weighted", -1)[2], reference, BETA).optimum(), abs=1e-9)
     first, second = (np.exp(table) for table in team.best)
-    kl = (first * (team.best[0] - team.reference[0])).sum(-1) + (first * (second * (team.best[1] - team.reference[1])).sum(-1)).sum(-1)
+    kl = (first * (team.best[0] - team.reference[0])).sum(-1) + (
+        first * (second * (team.best[1] - team.reference[1])).sum(-1)
+    ).sum(-1)
     assert sum(team.optimum()) == pytest.approx(-BETA * kl.mean(), abs=1e-9)
     assert sum(team.optimum()) < -0.1
 
@@ -62,7 +73,8 @@ def test_competition_is_lambda_minus_one_and_sums_to_zero_but_for_kl():
     ],
 )
 def test_two_learners_reach_the_equilibrium(mixing, weight):
-    """Both, in both roles, within 2 % of J*, and of what there was to gain where J* is near zero; they start at least twice as far away."""
+    """Both, in both roles, within 2 % of J*, and of what there was to gain where J* is near zero;
+    they start at least twice as far away."""
     policies, reference, rules = toy(mixing, weight)
     game = BatchEnv(BATCH, rules=rules, reference=reference)
     config = PPOConfig(

@@ -11,9 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coevo_agents.objectives import cells, clipped_policy_loss, clipped_value_loss, leave_one_out, normalized, returns_to_go, whiten
-from coevo_env.batch import BatchEnv
+from coevo_agents.learners.objectives import (
+    cells,
+    clipped_policy_loss,
+    clipped_value_loss,
+    leave_one_out,
+    normalized,
+    returns_to_go,
+    whiten,
+)
 from coevo_env.errors import ConfigError
+from coevo_env.faces.batch import BatchEnv
 
 
 def rollout(**options):
@@ -57,7 +65,9 @@ def test_leave_one_out_against_its_definition(size, groups, seed):
     rng = np.random.default_rng(seed)
     cell = rng.permutation(np.repeat(np.arange(groups), size))
     returns = rng.normal(size=len(cell))
-    expected = [np.mean([returns[j] for j in range(len(cell)) if cell[j] == cell[i] and j != i]) for i in range(len(cell))]
+    expected = [
+        np.mean([returns[j] for j in range(len(cell)) if cell[j] == cell[i] and j != i]) for i in range(len(cell))
+    ]
     assert leave_one_out(returns, cell) == pytest.approx(expected, abs=1e-12)
 
 
@@ -113,16 +123,18 @@ def test_clipped_losses_against_plain_python():
         clipped += abs(ratio - 1) > 0.2
     assert float(loss) == pytest.approx(expected)
     assert float(stats["clip_fraction"]) == clipped > 0
-    assert float(stats["approx_kl"]) == pytest.approx(sum(math.exp(n - o) - 1 - (n - o) for n, o in zip(new, old, strict=True)))
+    assert float(stats["approx_kl"]) == pytest.approx(
+        sum(math.exp(n - o) - 1 - (n - o) for n, o in zip(new, old, strict=True))
+    )
     got = clipped_value_loss(*(torch.tensor(x) for x in (values, old_values, returns)), clip=0.1)
     slow = 0.0
     for v, o, r in zip(values, old_values, returns, strict=True):
         near = o + min(max(v - o, -0.1), 0.1)
         slow += 0.5 * max((v - r) ** 2, (near - r) ** 2)
     assert float(got) == pytest.approx(slow)
-    assert float(clipped_value_loss(*(torch.tensor(x) for x in (values, old_values, returns)), clip=0.0)) == pytest.approx(
-        0.5 * ((values - returns) ** 2).sum()
-    )
+    assert float(
+        clipped_value_loss(*(torch.tensor(x) for x in (values, old_values, returns)), clip=0.0)
+    ) == pytest.approx(0.5 * ((values - returns) ** 2).sum())
 
 
 def test_a_merged_rollout_keeps_every_response():

@@ -1,4 +1,5 @@
-"""Options of a run that belong to no learner: Elastic Reset, warm start, weight modes, update schemes, annealed mixing. Real, tiny runs."""
+"""Options of a run that belong to no learner: Elastic Reset, warm start, weight modes, update
+schemes, annealed mixing. Real, tiny runs."""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ import pytest
 import torch
 from runs import assert_same_run, coevo, config, lines, same_state, save_tiny, train
 
-from coevo_agents.checkpoint import CheckpointError
-from coevo_agents.elastic_reset import ElasticConfig, ElasticReset
-from coevo_agents.learner import LEARNERS
-from coevo_agents.loop import Run
-from coevo_agents.runfolder import save_initial
-from coevo_agents.schemes import MAX_RATIO, drift
-from coevo_agents.warm_start import WarmStartConfig, examples, warm_start
-from coevo_env.build import build
+from coevo_agents.learners.learner import LEARNERS
+from coevo_agents.methods.elastic_reset import ElasticConfig, ElasticReset
+from coevo_agents.methods.update_order import MAX_RATIO, drift
+from coevo_agents.methods.warm_start import WarmStartConfig, examples, warm_start
+from coevo_agents.runs.checkpoint import CheckpointError
+from coevo_agents.runs.folder import save_initial
+from coevo_agents.training.loop import Run
 from coevo_env.errors import ConfigError
-from coevo_env.lm import LanguageModel
+from coevo_env.faces.build import build
+from coevo_env.lm.model import LanguageModel
 from coevo_env.testing import tiny_lm
 
 
@@ -59,7 +60,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(model, tmp_path, learner, weight
 
 
 def test_agents_of_shared_weights_are_one_policy_with_one_controller(model, tmp_path):
-    run = train(config(model, weights="shared", kl__controller="adaptive", kl__horizon=20, batch_size=8), tmp_path / "run")
+    run = train(
+        config(model, weights="shared", kl__controller="adaptive", kl__horizon=20, batch_size=8), tmp_path / "run"
+    )
     assert len(run.learners) == 1
     assert run.game.controllers[0] is run.game.controllers[1]
     rows = lines(tmp_path / "run")
@@ -84,12 +87,18 @@ def test_agents_of_shared_weights_are_one_policy_with_one_controller(model, tmp_
 def test_alternating_updates_one_learner_and_leaves_the_others_bit_for_bit(model, tmp_path):
     run = Run(config(model, updates="alternating", alternate_every=2), tmp_path / "run")
     for iteration in range(5):
-        before = [{key: torch.as_tensor(value).clone() for key, value in learner.state_dict().items()} for learner in run.learners]
+        before = [
+            {key: torch.as_tensor(value).clone() for key, value in learner.state_dict().items()}
+            for learner in run.learners
+        ]
         run._iterate()
         active = iteration // 2 % 2
         assert same_state(run.learners[1 - active].state_dict(), before[1 - active])
         assert not same_state(run.learners[active].state_dict(), before[active])
-        assert (f"llm{active + 1}/loss/policy" in run.pending["metrics"], f"llm{2 - active}/loss/policy" in run.pending["metrics"]) == (
+        assert (
+            f"llm{active + 1}/loss/policy" in run.pending["metrics"],
+            f"llm{2 - active}/loss/policy" in run.pending["metrics"],
+        ) == (
             True,
             False,
         )
@@ -97,7 +106,9 @@ def test_alternating_updates_one_learner_and_leaves_the_others_bit_for_bit(model
 
 
 def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(model, tmp_path, monkeypatch):
-    run = Run(config(model, updates="sequential", num_agents=4, roles="rotation", ppo__learning_rate=0.2), tmp_path / "run")
+    run = Run(
+        config(model, updates="sequential", num_agents=4, roles="rotation", ppo__learning_rate=0.2), tmp_path / "run"
+    )
     seen, products = [], []
     for number, learner in enumerate(run.learners):
         original = learner.update
@@ -105,7 +116,9 @@ def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(mode
         def spy(rollout, number=number, original=original):
             product = np.ones(8)
             for other, other_rollout in seen:
-                product = product * np.exp(drift(run.learners[other].policy, other_rollout, run.game.rules.sampling, rollout.episodes))
+                product = product * np.exp(
+                    drift(run.learners[other].policy, other_rollout, run.game.rules.sampling, rollout.episodes)
+                )
             assert rollout.weights == pytest.approx(np.minimum(product, MAX_RATIO))
             products.append(product)
             stats = original(rollout)
@@ -117,8 +130,12 @@ def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(mode
     run.log.close()
     assert sorted(number for number, _ in seen) == [0, 1, 2, 3]
     assert np.abs(seen[-1][1].weights - 1).max() > 1e-3
-    # the run has episodes whose ratio passes the bound on the way and comes back under it: each ratio cut by itself would be another weight
-    assert any((earlier > MAX_RATIO).any() and (later[earlier > MAX_RATIO] < MAX_RATIO).any() for earlier, later in pairwise(products))
+    # the run has episodes whose ratio passes the bound on the way and comes back under it: each
+    # ratio cut by itself would be another weight
+    assert any(
+        (earlier > MAX_RATIO).any() and (later[earlier > MAX_RATIO] < MAX_RATIO).any()
+        for earlier, later in pairwise(products)
+    )
     importance = [run.pending["metrics"][f"llm{number + 1}/importance"] for number, _ in seen]
     assert importance[0] == 1.0
     assert importance[1] != 1.0
@@ -149,7 +166,8 @@ class Walker:
 
 
 def test_elastic_reset_against_a_hand_worked_table():
-    """decay 1/2, every 3: weight 1, 2, 3 -> average 0.5, 1.25, 2.125; reset: weight 2.125, average 0; then 3.125 -> 1.5625, ..."""
+    """decay 1/2, every 3: weight 1, 2, 3 -> average 0.5, 1.25, 2.125; reset: weight 2.125, average
+    0; then 3.125 -> 1.5625, ..."""
     elastic = ElasticReset(Walker(), ElasticConfig(every=3, decay=0.5))
     weight, flags, weights, averages = Walker.policy.weight, [], [], []
     for _ in range(5):
@@ -194,7 +212,9 @@ def test_agents_and_reference_start_from_the_warm_model(model, tmp_path, weights
     contexts, tokens, lengths = [[1], [2]], np.array([[1, 1, 1], [2, 2, 2]]), np.array([3, 3])
     reference = run.reference.score(contexts, tokens, lengths, run.game.rules.sampling)
     assert reference.min() > -0.5  # it says what the script says
-    assert np.allclose(run.policies[0].lm.score(contexts, tokens, lengths, run.game.rules.sampling), reference, atol=1e-6)
+    assert np.allclose(
+        run.policies[0].lm.score(contexts, tokens, lengths, run.game.rules.sampling), reference, atol=1e-6
+    )
     run.train()
     warm = LanguageModel.from_pretrained(tmp_path / "run" / "initial")
     assert np.allclose(warm.score(contexts, tokens, lengths, run.game.rules.sampling), reference, atol=1e-6)
@@ -206,7 +226,10 @@ def test_agents_and_reference_start_from_the_warm_model(model, tmp_path, weights
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"learner": "grpo"}, "group_size=1 with GRPO"), ({"weights": "lora", "lora__targets": "nope"}, "no module 'nope'")],
+    [
+        ({"learner": "grpo"}, "group_size=1 with GRPO"),
+        ({"weights": "lora", "lora__targets": "nope"}, "no module 'nope'"),
+    ],
 )
 def test_settings_are_refused_before_the_warm_start(model, tmp_path, settings, says):
     said: list[str] = []
@@ -274,7 +297,15 @@ def test_a_full_disk_during_the_warm_start(model, tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- annealed mixing
 def test_lambda_moves_linearly_and_a_resumed_run_agrees(model, tmp_path):
-    settings = config(model, mixing="weighted", mixing_weight=-1.0, mixing_weight_end=1.0, mixing_anneal=4, iterations=6, exchange_every=0)
+    settings = config(
+        model,
+        mixing="weighted",
+        mixing_weight=-1.0,
+        mixing_weight_end=1.0,
+        mixing_anneal=4,
+        iterations=6,
+        exchange_every=0,
+    )
     run = train(settings, tmp_path / "run")
     assert [settings.mixing_weight_at(i) for i in range(6)] == [-1.0, -0.5, 0.0, 0.5, 1.0, 1.0]
     for row, weight in zip(lines(tmp_path / "run")[1:], (-1.0, -0.5, 0.0, 0.5, 1.0, 1.0), strict=True):
@@ -294,7 +325,10 @@ def test_lambda_moves_linearly_and_a_resumed_run_agrees(model, tmp_path):
         ({"group_size": 3}, "batch_size=8 is not a multiple of group_size=3"),
         ({"learner": "grpo"}, "group_size=1 with GRPO"),
         ({"learner": "best_of_n", "best_of": 1}, "best_of=1"),
-        ({"learner": "grpo", "group_size": 4, "grpo__scale": "group"}, "grpo.scale='group'; expected one of cell, batch, none"),
+        (
+            {"learner": "grpo", "group_size": 4, "grpo__scale": "group"},
+            "grpo.scale='group'; expected one of cell, batch, none",
+        ),
         ({"learner": "rloo", "group_size": 4, "rloo__over": "team"}, "rloo.over='team'"),
         ({"learner": "mappo", "mappo__gamma": 2}, "mappo.gamma=2.0; expected a number from 0 to 1"),
         ({"learner": "grpp"}, "Did you mean 'grpo'"),
@@ -307,9 +341,10 @@ def test_options_that_cannot_work(model, tmp_path, settings, says):
 
 
 def test_a_learner_that_returns_nan_stops_the_run_with_what_it_had(model, tmp_path):
-    """The error names the agent and the metric; the last whole checkpoint stays, and the command exits with 1."""
+    """The error names the agent and the metric; the last whole checkpoint stays, and the command
+    exits with 1."""
     (tmp_path / "diverging.py").write_text(
-        "from coevo_agents.reinforce import Reinforce\n\n\n"
+        "from coevo_agents.learners.reinforce import Reinforce\n\n\n"
         "class Diverging(Reinforce):\n"
         "    def __init__(self, policy, reference, config, sampling, seed):\n"
         "        super().__init__(policy, config.reinforce, seed=seed, sampling=sampling)\n\n"
@@ -317,7 +352,20 @@ def test_a_learner_that_returns_nan_stops_the_run_with_what_it_had(model, tmp_pa
         "        stats = super().update(rollout)\n"
         "        return {**stats, 'made_up': float('nan') if self.updates > 3 else 0.0}\n"
     )
-    words = ["--task", "toy", "--model", model, "--batch-size", "8", "--iterations", "6", "--set", "save_every=2", "--set", "eval_every=2"]
+    words = [
+        "--task",
+        "toy",
+        "--model",
+        model,
+        "--batch-size",
+        "8",
+        "--iterations",
+        "6",
+        "--set",
+        "save_every=2",
+        "--set",
+        "eval_every=2",
+    ]
     done = coevo("train", *words, "--learner", "diverging:Diverging", "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

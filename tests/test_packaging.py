@@ -1,4 +1,5 @@
-"""The wheel holds what runs need and nothing more, versions agree, and imports go one way: core <- faces <- agents <- benchmarks."""
+"""The wheel holds what runs need and nothing more, versions agree, and imports go one way: core <-
+faces <- agents <- benchmarks."""
 
 from __future__ import annotations
 
@@ -57,14 +58,22 @@ def test_the_wheel_has_every_module_template_and_weight(wheel):
                 wanted.add(f"{package}/{file.relative_to(ROOT / folder).as_posix()}")
     assert {name for name in packed if ".dist-info/" not in name} == wanted
     for name in (
-        *("coevo_env/py.typed", "coevo_agents/py.typed", "coevo_agents/templates/report.html.j2", "coevo_env/templates/page.html.j2"),
+        *(
+            "coevo_env/py.typed",
+            "coevo_agents/py.typed",
+            "coevo_agents/templates/report.html.j2",
+            "coevo_env/templates/page.html.j2",
+        ),
         *("coevo_env/models/embedded/model.safetensors", "coevo_env/models/embedded/tokenizer.json"),
     ):
         assert name in packed
 
 
 def test_the_wheel_installs_two_names_only(wheel):
-    assert {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name} == {"coevo_env", "coevo_agents"}
+    assert {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name} == {
+        "coevo_env",
+        "coevo_agents",
+    }
 
 
 def test_the_wheel_says_what_it_is(wheel):
@@ -80,14 +89,17 @@ def test_the_wheel_says_what_it_is(wheel):
 def test_a_wheel_in_a_folder_of_its_own_works(wheel, tmp_path):
     wheel.extractall(tmp_path)
     code = (
-        "import sys, coevo_env, coevo_agents.cli, coevo_env.models as m, coevo_agents.report as r, coevo_env.render as p;"
+        "import sys, coevo_env, coevo_agents.cli, coevo_env.lm.names as m, coevo_agents.pages.report as r, "
+        "coevo_env.view.render as p;"
         "assert coevo_env.__file__.startswith(sys.argv[1]), coevo_env.__file__;"
         "r._template(); p.style(); p.script();"
         "env = coevo_env.env(seed=0); env.reset(); print(env.unwrapped.rules.vocab_size)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100
 
@@ -100,7 +112,11 @@ def test_versions_agree():
 
 
 def test_the_extra_bench_has_what_the_benchmarks_import():
-    nodes = [node for file in (ROOT / "benchmarks").rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    nodes = [
+        node
+        for file in (ROOT / "benchmarks").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    ]
     found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     found |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     ours = {"benchmarks", "coevo_agents", "coevo_env"}
@@ -115,7 +131,10 @@ def test_the_extra_bench_has_what_the_benchmarks_import():
 
 def test_ranges_begin_where_the_package_begins_to_work():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    low = {name: tuple(map(int, version.split("."))) for name, version in re.findall(r'"(torch|transformers)>=([\d.]+)"', project)}
+    low = {
+        name: tuple(map(int, version.split(".")))
+        for name, version in re.findall(r'"(torch|transformers)>=([\d.]+)"', project)
+    }
     assert low["torch"] >= (2, 5)  # torch.OutOfMemoryError
     assert low["transformers"] >= (4, 52)  # 4.51 raises KeyError while sampling
 
@@ -146,15 +165,22 @@ def test_ci_and_readme_run_the_same_commands():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_installs_once():
-    """Without running anything: what `make` would do in an environment that is up to date, and in none."""
+    """Without running anything: what `make` would do in an environment that is up to date, and in
+    none."""
 
     def dry(*words: str) -> str:
-        done = subprocess.run(["make", "-n", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["make", "-n", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     fresh = dry("test", "VENV=/nonexistent/venv")
-    assert "-m venv /nonexistent/venv" in fresh and "install -c constraints.txt -e '.[dev]'" in fresh and "-m pytest" in fresh
+    assert (
+        "-m venv /nonexistent/venv" in fresh
+        and "install -c constraints.txt -e '.[dev]'" in fresh
+        and "-m pytest" in fresh
+    )
     assert "coevo train --seed 1" in dry("train", "ARGS=--seed 1", "VENV=/nonexistent/venv")
 
 
@@ -175,7 +201,8 @@ def test_make_does_nothing_twice(tmp_path):
 
 # ---------------------------------------------------------------- imports
 def imported(file: Path, package: str) -> set[str]:
-    """Absolute names of all modules that a file imports, inside functions as well; imports for type checkers do not count."""
+    """Absolute names of all modules that a file imports, inside functions as well; imports for type
+    checkers do not count."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     skipped = {
         id(node)
@@ -219,7 +246,9 @@ def test_the_core_is_pure():
         found = imported(ROOT / "coevo_env" / f"{name}.py", "coevo_env")
         assert not {full.split(".")[0] for full in found} & {"pettingzoo", "gymnasium", "torch", "transformers"}, name
         modules = {".".join(full.split(".")[:2]) for full in found if full.startswith("coevo_env.")}
-        allowed = own | {"coevo_env.tasks"} if name == "task" else own  # a task by its name is looked up when it is asked for
+        allowed = (
+            own | {"coevo_env.tasks"} if name == "task" else own
+        )  # a task by its name is looked up when it is asked for
         assert modules <= allowed, (name, modules - allowed)
 
 
@@ -234,7 +263,8 @@ def test_the_rules_know_no_face():
 
 
 def test_importing_the_package_is_light():
-    code = "import sys, coevo_env; print(sorted({'torch', 'transformers', 'peft', 'stable_baselines3', 'sklearn'} & set(sys.modules)))"
+    heavy = {"torch", "transformers", "peft", "stable_baselines3", "sklearn"}
+    code = f"import sys, coevo_env; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coevo_agents.checkpoint import load, save
-from coevo_agents.population import INITIAL_RATING, Population, expected_score
+from coevo_agents.methods.population import INITIAL_RATING, Population, expected_score
+from coevo_agents.runs.checkpoint import load, save
 from coevo_env.errors import ConfigError
 
 
@@ -26,8 +26,9 @@ def filled(matchmaking="uniform", capacity=9, share=1.0, seed=0, count=4, **opti
 
 # ---------------------------------------------------------------- ratings
 def test_elo_by_hand():
-    """K = 32. Equal players, the first wins: +16, -16. Then 1016 against 984: expected 1 / (1 + 10^(-32/400)) = 0.54592; the second wins:
-    -17.46944. A draw at 998.53056 against 1001.46944: expected 0.49577, so +0.13534 for the first."""
+    """K = 32. Equal players, the first wins: +16, -16. Then 1016 against 984: expected 1 / (1 +
+    10^(-32/400)) = 0.54592; the second wins: -17.46944. A draw at 998.53056 against 1001.46944:
+    expected 0.49577, so +0.13534 for the first."""
     pool = Population(1, 1, step=32.0)
     table = [([1.0, 0.0], 1016.0), ([0.2, 0.3], 998.53056), ([5.0, 5.0], 998.66590)]
     for iteration, (scores, first) in enumerate(table):
@@ -39,19 +40,22 @@ def test_elo_by_hand():
 
 
 def test_expected_scores_of_the_published_table():
-    """FIDE's table: 0.50, 0.64, 0.76 and 0.91 for differences of 0, 100, 200 and 400 points, to two digits."""
+    """FIDE's table: 0.50, 0.64, 0.76 and 0.91 for differences of 0, 100, 200 and 400 points, to two
+    digits."""
     assert [round(expected_score(1500 + d, 1500), 2) for d in (0, 100, 200, 400)] == [0.5, 0.64, 0.76, 0.91]
 
 
 def test_three_players_by_hand():
-    """K / (N - 1) = 8 for each of three pairs at 1000: the winner of both gets 8, the one between nothing, the last -8."""
+    """K / (N - 1) = 8 for each of three pairs at 1000: the winner of both gets 8, the one between
+    nothing, the last -8."""
     pool = Population(1, 1, step=16.0)
     pool.record(0, ["a", "b", "c"], np.array([[3.0, 2.0, 1.0]]))
     assert [pool.elo[name] for name in "abc"] == [1008.0, 1000.0, 992.0]
 
 
 def test_ratings_converge_to_bradley_terry_strengths():
-    """Four players of known strengths, a win with probability s_i / (s_i + s_j): rating differences approach 400 log10(s_i / s_j)."""
+    """Four players of known strengths, a win with probability s_i / (s_i + s_j): rating differences
+    approach 400 log10(s_i / s_j)."""
     strengths, draw = np.array([1.0, 2.0, 4.0, 10.0]), np.random.default_rng(0)
     pool, names, history = Population(1, 1, step=4.0), ["a", "b", "c", "d"], []
     for iteration in range(4000):
@@ -106,7 +110,11 @@ def test_metrics_have_the_same_keys_all_along():
     pool.record(6, ["llm2", "llm1@5"], np.array([[0.0, 1.0]] * 3))
     second = pool.metrics()
     assert list(first) == list(second) and first["population/spread"] == 0.0
-    assert second["population/size"] == 3 and second["population/games"] == 3 and second["population/worst"] == INITIAL_RATING
+    assert (
+        second["population/size"] == 3
+        and second["population/games"] == 3
+        and second["population/worst"] == INITIAL_RATING
+    )
     assert second["population/best"] == pool.elo["llm1@5"] == INITIAL_RATING + second["population/spread"]
     assert second["population/elo/llm2"] == pool.elo["llm2"] < INITIAL_RATING == second["population/elo/llm1"]
 
@@ -117,7 +125,8 @@ def test_metrics_have_the_same_keys_all_along():
     [("uniform", [1 / 3] * 3), ("recent", [1 / 7, 2 / 7, 4 / 7]), ("elo", [1 / 146.41, 30.25 / 146.41, 1.0])],
 )
 def test_probabilities_and_draws(matchmaking, expected):
-    """Elo: 400 below, equal and 400 above the learner: (1 - p)^2 = (1/11)^2, (1/2)^2 and (10/11)^2."""
+    """Elo: 400 below, equal and 400 above the learner: (1 - p)^2 = (1/11)^2, (1/2)^2 and
+    (10/11)^2."""
     pool = filled(matchmaking, count=3)
     pool.elo.update({"llm1": 1000.0, "llm1@0": 600.0, "llm1@10": 1000.0, "llm1@20": 1400.0})
     if matchmaking == "elo":
@@ -160,7 +169,8 @@ def test_state_goes_through_a_checkpoint(tmp_path):
     for one, two in zip(pool.members, again.members, strict=True):
         assert one.key == two.key and list(one.tensors) == list(two.tensors)
         assert all(
-            torch.equal(one.tensors[key], two.tensors[key]) and one.tensors[key].dtype == two.tensors[key].dtype for key in one.tensors
+            torch.equal(one.tensors[key], two.tensors[key]) and one.tensors[key].dtype == two.tensors[key].dtype
+            for key in one.tensors
         )
     for population in (pool, again):  # and goes on as the other would
         population.add("llm1", 40, weights(4))

@@ -10,15 +10,15 @@ import pytest
 import torch
 from oracles import CooperativePair
 
-from coevo_agents.evaluate import play
-from coevo_agents.objectives import gae
-from coevo_agents.policy import ActorCritic, LoRAConfig, make_policies
-from coevo_agents.ppo import PPO, PPOConfig
-from coevo_env.batch import BatchEnv
-from coevo_env.build import build
+from coevo_agents.learners.objectives import gae
+from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
+from coevo_agents.learners.ppo import PPO, PPOConfig
+from coevo_agents.training.evaluate import play
 from coevo_env.errors import ConfigError, NonFiniteError
-from coevo_env.kl import KLConfig
-from coevo_env.sampling import Sampling
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.faces.build import build
+from coevo_env.game.kl import KLConfig
+from coevo_env.game.sampling import Sampling
 from coevo_env.tasks.toy import optimum, value_of
 from coevo_env.testing import tiny_lm
 
@@ -29,7 +29,9 @@ def game_and_learner(seed=0, batch=8, beta=0.3, mode="reported", lora=None, **se
     rules, _ = build("toy", reference, kl=KLConfig(mode=mode, beta=beta), seed=seed, num_agents=1)
     game = BatchEnv(batch, rules=rules, reference=reference)
     config = PPOConfig(**{"learning_rate": 1e-3, **settings})
-    learner = PPO(policies[0], config, seed=seed, sampling=rules.sampling, reference=reference if mode == "loss" else None)
+    learner = PPO(
+        policies[0], config, seed=seed, sampling=rules.sampling, reference=reference if mode == "loss" else None
+    )
     return game, learner
 
 
@@ -62,7 +64,8 @@ def test_gae_with_lambda_one_is_return_minus_value():
 
 
 def slow_loss(learner: PPO, rollout, config: PPOConfig) -> float:
-    """The PPO loss token by token in plain Python, from whole-sequence forward passes without padding."""
+    """The PPO loss token by token in plain Python, from whole-sequence forward passes without
+    padding."""
     lm, module = learner.policy.lm, learner.policy.lm.module
     size = len(rollout)
     rewards = rollout.rewards
@@ -119,10 +122,15 @@ def test_loss_against_the_slow_oracle():
     rollout = rollout_of(game, learner)
     captured = []
     original = learner._step
-    learner._step = lambda batch, rows: (captured.append((batch, slow_loss(learner, rollout, learner.config))), original(batch, rows))[1]
+    learner._step = lambda batch, rows: (
+        captured.append((batch, slow_loss(learner, rollout, learner.config))),
+        original(batch, rows),
+    )[1]
     learner.update(rollout)
     losses = [oracle for _, oracle in captured]
-    assert len(losses) == 3 and len({round(x, 4) for x in losses}) == 3  # the weights moved, so that ratios and clips are exercised
+    assert (
+        len(losses) == 3 and len({round(x, 4) for x in losses}) == 3
+    )  # the weights moved, so that ratios and clips are exercised
     batch = captured[0][0]
     with torch.no_grad():
         now, parts = learner.loss(batch, np.arange(12), int(rollout.lengths.sum()))
@@ -165,7 +173,9 @@ def test_gradient_against_finite_differences():
 def test_micro_batches_change_memory_not_the_gradient(micro):
     gradients = []
     for size in (0, micro):
-        game, learner = game_and_learner(batch=12, minibatch_size=12, micro_batch_size=size, epochs=1, max_grad_norm=0.0)
+        game, learner = game_and_learner(
+            batch=12, minibatch_size=12, micro_batch_size=size, epochs=1, max_grad_norm=0.0
+        )
         learner.update(rollout_of(game, learner))
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters.values() if p.grad is not None]))
     assert gradients[0].abs().max() > 0.01
@@ -191,7 +201,9 @@ def test_same_seed_same_weights_and_save_load_continue_equals_uninterrupted():
 def test_rewards_without_spread_stay_as_they_are():
     _, learner = game_and_learner(normalize_reward=True)
     assert learner._normalized(np.full(4, 0.7)).tolist() == [0.7] * 4
-    assert learner._normalized(np.array([0.7, 0.7, 0.7, 1.7])) == pytest.approx(np.array([0.7, 0.7, 0.7, 1.7]) / np.std([0.7] * 7 + [1.7]))
+    assert learner._normalized(np.array([0.7, 0.7, 0.7, 1.7])) == pytest.approx(
+        np.array([0.7, 0.7, 0.7, 1.7]) / np.std([0.7] * 7 + [1.7])
+    )
 
 
 def test_recompute_equals_the_rollout_in_float32():
@@ -245,11 +257,15 @@ def test_lora_trains_only_its_adapter_and_the_reference_stays():
     policies, reference = make_policies(base, ["llm1", "llm2"], LoRAConfig(rank=4), 0)
     rules, _ = build("toy", reference, kl=KLConfig(beta=0.1), seed=0)
     game = BatchEnv(16, rules=rules, reference=reference)
-    learners = [PPO(policy, PPOConfig(learning_rate=1e-2), seed=i, sampling=rules.sampling) for i, policy in enumerate(policies)]
+    learners = [
+        PPO(policy, PPOConfig(learning_rate=1e-2), seed=i, sampling=rules.sampling) for i, policy in enumerate(policies)
+    ]
     frozen = {n: p.detach().clone() for n, p in reference.module.named_parameters() if "lora" not in n}
     contexts, tokens, lengths = [[1], [2, 1]], np.array([[1, 2, 0], [3, 0, 0]]), np.array([3, 2])
     at_start = reference.score(contexts, tokens, lengths, rules.sampling)
-    assert np.array_equal(at_start, policies[0].lm.score(contexts, tokens, lengths, rules.sampling))  # B = 0: the adapter does nothing yet
+    assert np.array_equal(
+        at_start, policies[0].lm.score(contexts, tokens, lengths, rules.sampling)
+    )  # B = 0: the adapter does nothing yet
     game.reset(0)
     play(game, policies)
     learners[0].update(game.rollouts()[0])
@@ -276,11 +292,14 @@ def test_learns_with_the_exact_kl_in_the_loss():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cory_reaches_the_closed_form_optimum(seed):
-    """Two agents, cooperative rewards, role exchange: both reach J* within 2 % in both roles, by exact enumeration."""
+    """Two agents, cooperative rewards, role exchange: both reach J* within 2 % in both roles, by
+    exact enumeration."""
     beta, batch, iterations = 0.3, 256, 120
     base = tiny_lm(5, seed=seed, eos_id=0)
     policies, reference = make_policies(base, ["llm1", "llm2"], None, seed)
-    rules, _ = build("toy", reference, kl=KLConfig(beta=beta), seed=seed, exchange_every=batch, task_options={"max_new_tokens": 2})
+    rules, _ = build(
+        "toy", reference, kl=KLConfig(beta=beta), seed=seed, exchange_every=batch, task_options={"max_new_tokens": 2}
+    )
     game = BatchEnv(batch, rules=rules, reference=reference)
     config = PPOConfig(learning_rate=3e-3, epochs=2, decay_updates=iterations)
     learners = [PPO(policy, config, seed=10 * seed + i, sampling=rules.sampling) for i, policy in enumerate(policies)]

@@ -1,4 +1,5 @@
-"""The main job learns: held-out reward of every agent alone rises on the real embedded model, and nothing explodes."""
+"""The main job learns: held-out reward of every agent alone rises on the real embedded model, and
+nothing explodes."""
 
 from __future__ import annotations
 
@@ -11,14 +12,15 @@ import pytest
 import torch
 from scipy import stats
 
-from coevo_agents.config import Config, apply, preset
-from coevo_agents.evaluate import evaluate
-from coevo_agents.loop import Run
-from coevo_env.lm import LanguageModel
+from coevo_agents.runs.config import Config, apply, preset
+from coevo_agents.training.evaluate import evaluate
+from coevo_agents.training.loop import Run
+from coevo_env.lm.model import LanguageModel
 
 
 def train(folder, **settings):
-    """Runs and returns per-prompt held-out rewards of each agent before and after, and the metrics."""
+    """Runs and returns per-prompt held-out rewards of each agent before and after, and the
+    metrics."""
     run = Run(apply(Config(), settings), folder)
     before = {name: evaluation.rewards for name, evaluation in run._evaluate().items()}
     summary = run.train()
@@ -44,7 +46,8 @@ def test_a_few_iterations_already_help(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_main_job(tmp_path, seed):
-    """`make train` for three seeds: about 0.65 more reward, without losing the ability to vary and to end."""
+    """`make train` for three seeds: about 0.65 more reward, without losing the ability to vary and
+    to end."""
     before, after, summary, metrics = train(tmp_path / "run", seed=seed, eval_every=0, save_every=0)
     assert_learned(before, after, metrics, gain=0.4, p=1e-6)
     for agent in summary["agents"].values():
@@ -58,7 +61,8 @@ def test_the_main_job(tmp_path, seed):
 @pytest.mark.assets
 @pytest.mark.parametrize("name", ["smollm2-addition", "smollm2-imdb"])
 def test_the_presets_of_the_real_model_run(tmp_path, name):
-    """One small iteration from end to end: every metric is a number, and what is saved is a model that answers."""
+    """One small iteration from end to end: every metric is a number, and what is saved is a model
+    that answers."""
     small = {"batch_size": 4, "iterations": 1, "eval_prompts": 4, "eval_every": 1, "save_every": 1}
     run = Run(apply(preset(name), small), tmp_path / "run")
     weights = [{key: p.detach().clone() for key, p in learner.parameters.items()} for learner in run.learners]
@@ -74,5 +78,7 @@ def test_the_presets_of_the_real_model_run(tmp_path, name):
         assert any(not torch.equal(weights[number][key], p) for key, p in learner.parameters.items())
         saved = LanguageModel.from_pretrained(tmp_path / "run" / "agents" / agent)
         score = evaluate(run.held_out, saved, agent).metrics["reward"]
-        assert score == pytest.approx(rows[1][f"{agent}/eval/reward"], abs=0.5)  # merged adapters round differently, so a token may differ
+        assert score == pytest.approx(
+            rows[1][f"{agent}/eval/reward"], abs=0.5
+        )  # merged adapters round differently, so a token may differ
     shutil.rmtree(tmp_path / "run")  # two models of 540 MB

@@ -1,13 +1,14 @@
-"""Transcripts as text and as pages: every token is there, nothing of a transcript is ever executed, nothing is fetched."""
+"""Transcripts as text and as pages: every token is there, nothing of a transcript is ever executed,
+nothing is fetched."""
 
 import re
 from html.parser import HTMLParser
 
 import pytest
 
-from coevo_env.batch import BatchEnv
-from coevo_env.render import ansi, fragment, html, number, script, style
+from coevo_env.faces.batch import BatchEnv
 from coevo_env.testing import tiny_lm
+from coevo_env.view.render import ansi, fragment, html, number, script, style
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\"' onmouseover=\"alert(2)"
 
@@ -37,7 +38,14 @@ def turn(**changes):
 
 
 def episode(*turns, **changes):
-    base = {"episode": 3, "task": "sentiment", "split": "train", "prompt_index": 9, "prompt": "a day was", "answer": None}
+    base = {
+        "episode": 3,
+        "task": "sentiment",
+        "split": "train",
+        "prompt_index": 9,
+        "prompt": "a day was",
+        "answer": None,
+    }
     return {**base, "turns": list(turns) or [turn()], **changes}
 
 
@@ -90,7 +98,14 @@ def test_heat_is_signed_and_within_one():
 
 
 def test_text_of_models_is_never_markup():
-    nasty = turn(text=EVIL, context=EVIL, agent=EVIL, role=EVIL, pieces=[EVIL, "</style>", "{{ 7*7 }}"], terms={EVIL: 1.0, "b": 0.0})
+    nasty = turn(
+        text=EVIL,
+        context=EVIL,
+        agent=EVIL,
+        role=EVIL,
+        pieces=[EVIL, "</style>", "{{ 7*7 }}"],
+        terms={EVIL: 1.0, "b": 0.0},
+    )
     text = html([episode(nasty, prompt=EVIL, answer=EVIL, task=EVIL)], title=EVIL)
     page = Page(text)
     assert sum(tag == "script" for tag, _ in page.tags) == 1
@@ -108,7 +123,19 @@ def test_a_page_refers_to_nothing_outside_itself():
 
 def test_missing_numbers_are_left_out():
     blank = turn(
-        **dict.fromkeys(("logprobs", "ref_logprobs", "kl", "shaping", "values", "advantages", "task_reward", "team_reward", "context"))
+        **dict.fromkeys(
+            (
+                "logprobs",
+                "ref_logprobs",
+                "kl",
+                "shaping",
+                "values",
+                "advantages",
+                "task_reward",
+                "team_reward",
+                "context",
+            )
+        )
     )
     text = html([episode(blank)])
     page = Page(text)
@@ -137,8 +164,12 @@ def test_tokens_without_spaces_are_set_apart_and_others_are_not():
     words = turn(pieces=["so", "good", "<eos>"])
     assert 'class="tokens spaced"' in html([episode(words)])
     assert 'class="tokens spaced"' not in html([episode()])
-    assert 'class="tokens spaced"' in html([episode({"agent": "llm1", "text": "2", "tokens": [2, 0], "pieces": ["2", "0"]})])
-    assert 'class="tokens spaced"' not in html([episode({"agent": "llm1", "text": "20", "tokens": [2, 0], "pieces": ["2", "0"]})])
+    assert 'class="tokens spaced"' in html(
+        [episode({"agent": "llm1", "text": "2", "tokens": [2, 0], "pieces": ["2", "0"]})]
+    )
+    assert 'class="tokens spaced"' not in html(
+        [episode({"agent": "llm1", "text": "20", "tokens": [2, 0], "pieces": ["2", "0"]})]
+    )
 
 
 def test_keyboard_reaches_the_first_token_of_each_turn_and_every_metric():
@@ -190,9 +221,9 @@ def test_a_response_cannot_steer_the_terminal(color):
 
 def test_ansi_colours_only_when_asked():
     assert "\x1b" not in ansi(episode())
-    assert re.sub(r"\x1b\[[0-9;]*m", "", ansi(episode(turn(pieces=["so", " good", ""], text="so good")), color=True)).startswith(
-        "sentiment"
-    )
+    assert re.sub(
+        r"\x1b\[[0-9;]*m", "", ansi(episode(turn(pieces=["so", " good", ""], text="so good")), color=True)
+    ).startswith("sentiment")
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from coevo_env import rewards
+from coevo_env.assets.tfidf import TfidfClassifier
 from coevo_env.errors import ConfigError, MissingExtraError, RewardError
-from coevo_env.task import Prompt
-from coevo_env.tfidf import TfidfClassifier
+from coevo_env.game.task import Prompt
 
 
 def test_lexicon_is_vaders_formula():
-    # VADER: compound = s / sqrt(s^2 + 15); its lexicon gives "great" 3.1 and "awful" -2.0, and no value to the other words.
+    # VADER: compound = s / sqrt(s^2 + 15); its lexicon gives "great" 3.1 and "awful" -2.0, and no
+    # value to the other words.
     expected = [3.1 / math.sqrt(3.1**2 + 15), -2.0 / math.sqrt(2.0**2 + 15), 0.0]
     got = rewards.lexicon_sentiment(["this movie was"] * 3, ["great", " awful", ""])
     np.testing.assert_allclose(got, expected, atol=5e-5)  # it rounds to four decimals
@@ -103,13 +104,14 @@ def test_lengths_must_agree(reward):
         reward(["a", "b"], ["a"])
 
 
-# ------------------------------------------------------------------------------------------------------------------- TF-IDF
+# ------------------------------------------------------------------------------------------- TF-IDF
 
 
 def test_tfidf_by_hand(tmp_path):
     classifier = TfidfClassifier(["good", "bad", "good film"], [1.0, 2.0, 3.0], [0.5, -1.0, 2.0], 0.25)
     classifier.save(tmp_path)
-    # "Good GOOD film": good twice -> 1 + ln 2; "good film" once -> 3. x = (1 + ln 2, 3); "film" and "good good" are unknown.
+    # "Good GOOD film": good twice -> 1 + ln 2; "good film" once -> 3. x = (1 + ln 2, 3); "film" and
+    # "good good" are unknown.
     x = np.array([1 + math.log(2), 3.0])
     logit = (x @ [0.5, 2.0]) / math.hypot(*x) + 0.25
     expected = [logit, -1.0 + 0.25, 0.25]
@@ -133,8 +135,14 @@ def test_tfidf_equals_scikit_learn():
     ours = TfidfClassifier.fit(texts, labels, max_terms=60, min_texts=3, c=2.0)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=60, min_df=3, sublinear_tf=True)
     oracle = LogisticRegression(C=2.0, max_iter=1000).fit(vectorizer.fit_transform(texts), labels)
-    held_out = [" ".join(rng.choice([*words, "unknown"], size=8)) for _ in range(50)] + ["", "unknown", "GOOD. Good; über-plot"]
-    np.testing.assert_allclose(ours.logits(held_out), oracle.decision_function(vectorizer.transform(held_out)), atol=1e-9)
+    held_out = [" ".join(rng.choice([*words, "unknown"], size=8)) for _ in range(50)] + [
+        "",
+        "unknown",
+        "GOOD. Good; über-plot",
+    ]
+    np.testing.assert_allclose(
+        ours.logits(held_out), oracle.decision_function(vectorizer.transform(held_out)), atol=1e-9
+    )
 
 
 def test_tfidf_bad_files(tmp_path):
@@ -151,17 +159,22 @@ def test_tfidf_bad_files(tmp_path):
         TfidfClassifier(["a b"], [1.0, 2.0], [1.0], 0.0)
 
 
-# -------------------------------------------------------------------------------------------------- Hugging Face classifiers
+# ------------------------------------------------------------------------- Hugging Face classifiers
 
 
 @pytest.fixture(scope="module")
 def tiny_classifier(tmp_path_factory):
-    """A BERT classifier with random weights, two labels and a word-level tokenizer, as a directory."""
+    """A BERT classifier with random weights, two labels and a word-level tokenizer, as a
+    directory."""
     torch = pytest.importorskip("torch")
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-    words = ["[PAD]", "[UNK]", *["this", "movie", "was", "great", "bad", "fine", "and", "so", "a", "b", "c", "d", "e", "f", "g", "h"]]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        *["this", "movie", "was", "great", "bad", "fine", "and", "so", "a", "b", "c", "d", "e", "f", "g", "h"],
+    ]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     path = tmp_path_factory.mktemp("classifier")
@@ -197,9 +210,14 @@ def _oracle(path, texts):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSequenceClassification.from_pretrained(path).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(path),
+        AutoModelForSequenceClassification.from_pretrained(path).eval(),
+    )
     with torch.no_grad():
-        return torch.cat([model(**tokenizer([text], return_tensors="pt")).logits for text in texts])  # (B, 2), no padding
+        return torch.cat(
+            [model(**tokenizer([text], return_tensors="pt")).logits for text in texts]
+        )  # (B, 2), no padding
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
@@ -220,13 +238,17 @@ def test_classifier_agrees_with_the_pipeline(tiny_classifier):
     for output, function in [("logit", "none"), ("probability", "softmax")]:
         rows = [oracle(text, top_k=None, function_to_apply=function) for text in texts]
         expected = [next(e["score"] for e in row if e["label"] == "POSITIVE") for row in rows]
-        got = rewards.classifier_reward(tiny_classifier, output=output, device="cpu")(["this movie was "] * 5, RESPONSES)
+        got = rewards.classifier_reward(tiny_classifier, output=output, device="cpu")(
+            ["this movie was "] * 5, RESPONSES
+        )
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_classifier_cuts_what_it_cannot_read(tiny_classifier):
     reward = rewards.classifier_reward(tiny_classifier, device="cpu")
-    np.testing.assert_allclose(reward([""], ["a b " * 100]), reward([""], ["a b " * 16]), atol=1e-5)  # it reads 32 tokens
+    np.testing.assert_allclose(
+        reward([""], ["a b " * 100]), reward([""], ["a b " * 16]), atol=1e-5
+    )  # it reads 32 tokens
 
 
 def test_classifier_outputs_and_labels(tiny_classifier):
@@ -236,7 +258,9 @@ def test_classifier_outputs_and_labels(tiny_classifier):
         (0, "probability", probability[0]),
         ("NEGATIVE", "signed", 2 * probability[0] - 1),
     ]:
-        got = rewards.classifier_reward(tiny_classifier, label, output=output, device="cpu")(["this movie was"], [" great"])
+        got = rewards.classifier_reward(tiny_classifier, label, output=output, device="cpu")(
+            ["this movie was"], [" great"]
+        )
         np.testing.assert_allclose(got, [float(expected)], atol=1e-5)
 
 
@@ -273,5 +297,8 @@ def test_classifier_errors(tiny_classifier, tmp_path):
 def test_import_is_light():
     import subprocess
 
-    code = "import sys, coevo_env.rewards, coevo_env.assets; print(sorted({'torch', 'transformers', 'sklearn', 'vaderSentiment'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    heavy = {"torch", "transformers", "sklearn", "vaderSentiment"}
+    code = f"import sys, coevo_env.rewards, coevo_env.assets.store; print(sorted({heavy} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -11,21 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coevo_env.batch import BatchEnv
-from coevo_env.core import Rules
 from coevo_env.errors import ConfigError
-from coevo_env.kl import KLConfig
-from coevo_env.roles import AdaptiveRoles, Bandit, ScoreDriven, make_schedule
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.game.kl import KLConfig
+from coevo_env.game.roles import AdaptiveRoles, Bandit, ScoreDriven, make_schedule
+from coevo_env.game.rules import Rules
 from coevo_env.tasks import toy
 
-make_adaptive = pytest.mark.parametrize("make", [Bandit, ScoreDriven, lambda n: ScoreDriven(n, "worst"), lambda n: Bandit(n, 3, 0.8, 1.0)])
+make_adaptive = pytest.mark.parametrize(
+    "make", [Bandit, ScoreDriven, lambda n: ScoreDriven(n, "worst"), lambda n: Bandit(n, 3, 0.8, 1.0)]
+)
 
 
 # ---------------------------------------------------------------- both
 @make_adaptive
-@given(st.integers(1, 5), st.lists(st.tuples(st.integers(0, 50), st.lists(st.floats(-10, 10), min_size=5, max_size=5)), max_size=12))
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.integers(0, 50), st.lists(st.floats(-10, 10), min_size=5, max_size=5)), max_size=12),
+)
 def test_past_episodes_keep_their_assignment(make, agents, story):
-    """Whatever was answered about an episode before the decision that came later is answered for ever, also after a restore."""
+    """Whatever was answered about an episode before the decision that came later is answered for
+    ever, also after a restore."""
     schedule, now, said = make(agents), 0, {}
     for length, scores in story:
         schedule.observe(now, scores[:agents])
@@ -37,7 +43,11 @@ def test_past_episodes_keep_their_assignment(make, agents, story):
         now += length
     again = make(agents)
     again.load_state_dict(json.loads(json.dumps(schedule.state_dict())))
-    assert {episode: schedule.assignment(episode) for episode in said} == said == {episode: again.assignment(episode) for episode in said}
+    assert (
+        {episode: schedule.assignment(episode) for episode in said}
+        == said
+        == {episode: again.assignment(episode) for episode in said}
+    )
     assert again.state_dict() == schedule.state_dict()
     for step in range(4):  # and goes on in the same way
         for one in (schedule, again):
@@ -58,12 +68,17 @@ def test_it_is_a_schedule_like_any_other(make):
 
 
 def test_games_ask_and_do_not_tell():
-    """The same object in a training game, in an evaluation on other prompts and in a reseeded game: none of them moves it."""
+    """The same object in a training game, in an evaluation on other prompts and in a reseeded game:
+    none of them moves it."""
     schedule = make_schedule("score", 2)
     schedule.observe(0, [0.1, 0.9])
     rules = Rules(toy.task(), toy.task().tokenizer, roles=schedule, kl=KLConfig(mode="off"))
     state = schedule.state_dict()
-    for each in (rules, rules.reseeded(7), Rules(toy.task(), toy.task().tokenizer, roles=schedule, split="test", kl=KLConfig(mode="off"))):
+    for each in (
+        rules,
+        rules.reseeded(7),
+        Rules(toy.task(), toy.task().tokenizer, roles=schedule, split="test", kl=KLConfig(mode="off")),
+    ):
         game = BatchEnv(3, rules=each)
         game.reset(40)
         assert game.begin_turn().agents.tolist() == [1, 1, 1]
@@ -89,7 +104,8 @@ def test_seats_in_the_order_of_scores(leader, seats):
 
 # ---------------------------------------------------------------- by trial
 def simulate(schedule, best, decisions, seed, noise=0.05):
-    """Each decision a gain of 0.1 if the best assignment is in force, else 0, and noise; returns how often it was."""
+    """Each decision a gain of 0.1 if the best assignment is in force, else 0, and noise; returns
+    how often it was."""
     draw, level, hits, agents = np.random.default_rng(seed), 0.0, 0, schedule.num_agents
     schedule.observe(0, [level] * agents)
     for t in range(decisions):
@@ -127,15 +143,18 @@ def test_a_bandit_follows_a_switch(seed):
 
 
 def test_discounted_ucb_by_hand():
-    """gamma = 1/2, xi = 1. Payoffs 0.4 for arm 0, 0.1 for arm 1: counts 1/2 and 1, n = 3/2, means 0.4 and 0.1, spread 0.3, so the indices are
-    0.4 + 0.3 sqrt(ln 1.5 / 0.5) = 0.670 and 0.1 + 0.3 sqrt(ln 1.5) = 0.291: arm 0. It then pays -0.5: counts 5/4 and 1/2, means
-    (0.1 - 0.5) / 1.25 = -0.32 and 0.1, spread 0.9: -0.32 + 0.602 = 0.282 against 0.1 + 0.952 = 1.052: arm 1."""
+    """gamma = 1/2, xi = 1. Payoffs 0.4 for arm 0, 0.1 for arm 1: counts 1/2 and 1, n = 3/2, means
+    0.4 and 0.1, spread 0.3, so the indices are 0.4 + 0.3 sqrt(ln 1.5 / 0.5) = 0.670 and 0.1 + 0.3
+    sqrt(ln 1.5) = 0.291: arm 0. It then pays -0.5: counts 5/4 and 1/2, means (0.1 - 0.5) / 1.25 =
+    -0.32 and 0.1, spread 0.9: -0.32 + 0.602 = 0.282 against 0.1 + 0.952 = 1.052: arm 1."""
     bandit = Bandit(2, 0, discount=0.5, exploration=1.0)
     arms, levels = bandit.arms, [0.0, 0.4, 0.5, 0.0]
     for number, level in enumerate(levels):
         bandit.observe(10 * number, [level - 1, level + 1])
     assert [bandit.assignment(episode) for episode in (0, 10, 20, 30)] == [arms[0], arms[1], arms[0], arms[1]]
-    assert [arm for arm, _ in bandit.payoffs] == [0, 1, 0] and [p for _, p in bandit.payoffs] == pytest.approx([0.4, 0.1, -0.5])
+    assert [arm for arm, _ in bandit.payoffs] == [0, 1, 0] and [p for _, p in bandit.payoffs] == pytest.approx(
+        [0.4, 0.1, -0.5]
+    )
 
 
 def test_arms_are_orders_of_play_or_rotations():
@@ -165,7 +184,10 @@ def test_a_level_is_needed_before_there_is_a_gain():
         (lambda: Bandit(2, exploration=0.0), "exploration=0.0"),
         (lambda: Bandit(2).observe(0, [1.0]), "expected 2 finite numbers"),
         (lambda: ScoreDriven(2).observe(0, [1.0, float("nan")]), "finite"),
-        (lambda: [s := ScoreDriven(2), s.observe(8, [0, 1]), s.observe(7, [1, 0])], "decide from episode 7 on; expected at least 8"),
+        (
+            lambda: [s := ScoreDriven(2), s.observe(8, [0, 1]), s.observe(7, [1, 0])],
+            "decide from episode 7 on; expected at least 8",
+        ),
         (lambda: ScoreDriven(2).load_state_dict(ScoreDriven(3).state_dict()), "that seat 2 agents"),
         (lambda: make_schedule("bandits", 2), "Did you mean 'bandit'"),
     ],

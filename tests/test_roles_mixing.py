@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coevo_env.errors import ConfigError
-from coevo_env.mixing import mixing_matrix
-from coevo_env.roles import make_schedule
-from coevo_env.task import Task
+from coevo_env.game.mixing import mixing_matrix
+from coevo_env.game.roles import make_schedule
+from coevo_env.game.task import Task
 
 NAMES = ("periodic", "rotation", "random", "never")
 

@@ -1,4 +1,5 @@
-"""What is shown of a run folder, in the terminal and as a page, in whatever state the run left it."""
+"""What is shown of a run folder, in the terminal and as a page, in whatever state the run left
+it."""
 
 import io
 import json
@@ -8,10 +9,10 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from coevo_agents.charts import braille, svg, thin, ticks
-from coevo_agents.config import Config, to_dict
-from coevo_agents.record import read_record
-from coevo_agents.show import page, play, progress, summary_table, terminal
+from coevo_agents.pages.charts import braille, svg, thin, ticks
+from coevo_agents.pages.terminal import page, play, progress, summary_table, terminal
+from coevo_agents.runs.config import Config, to_dict
+from coevo_agents.runs.record import read_record
 from coevo_env.errors import ConfigError
 
 EVIL = "<script>alert('x')</script>"
@@ -28,9 +29,18 @@ def metrics(iteration, agents=("llm1", "llm2"), evaluate=False):
                 f"{name}/entropy": 2.0,
                 f"{name}/seat": seat,
             }
-            row |= {f"{name}/kl_coef": 0.05, f"{name}/distinct_2": 0.5, f"{name}/length": 6.0, f"{name}/loss/policy": -0.1}
+            row |= {
+                f"{name}/kl_coef": 0.05,
+                f"{name}/distinct_2": 0.5,
+                f"{name}/length": 6.0,
+                f"{name}/loss/policy": -0.1,
+            }
         if evaluate:
-            row |= {f"{name}/eval/reward": 0.125 + 0.01 * iteration, f"{name}/eval/kl": 0.1 * iteration, f"{name}/eval/distinct_2": 0.5}
+            row |= {
+                f"{name}/eval/reward": 0.125 + 0.01 * iteration,
+                f"{name}/eval/kl": 0.1 * iteration,
+                f"{name}/eval/distinct_2": 0.5,
+            }
     return row
 
 
@@ -66,7 +76,11 @@ def summary():
         "after": {"reward": 0.625, "kl": 4.0, "distinct_2": 0.5},
     }
     samples = [{"prompt": "a day was", "before": "fine", "after": EVIL, "reward": [0.2, 0.9]}]
-    return {"iterations": 12, "task": "sentiment", "agents": {name: {**change, "samples": samples} for name in ("llm1", "llm2")}}
+    return {
+        "iterations": 12,
+        "task": "sentiment",
+        "agents": {name: {**change, "samples": samples} for name in ("llm1", "llm2")},
+    }
 
 
 @pytest.fixture
@@ -74,7 +88,9 @@ def run(tmp_path):
     """A finished run of 12 iterations, evaluated every 4."""
     folder = tmp_path / "my run"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"config": to_dict(Config(iterations=12)), "provenance": {"git_commit": "abc123"}}))
+    (folder / "config.json").write_text(
+        json.dumps({"config": to_dict(Config(iterations=12)), "provenance": {"git_commit": "abc123"}})
+    )
     lines(folder / "metrics.jsonl", [metrics(i, evaluate=i % 4 == 0) for i in range(13)])
     lines(folder / "transcripts.jsonl", [transcript(i, EVIL if i == 12 else "so good") for i in (4, 8, 12)])
     (folder / "summary.json").write_text(json.dumps(summary()))
@@ -98,7 +114,15 @@ def written(folder):
 # ---------------------------------------------------------------- a finished run
 def test_the_terminal_shows_summary_curves_and_episodes(run):
     text = shown(run)
-    for part in ("12 of 12 iterations", "0.125 → 0.625", "Task reward", "KL coefficient", "2 role exchanges", "llm2 (observer)", "1.120"):
+    for part in (
+        "12 of 12 iterations",
+        "0.125 → 0.625",
+        "Task reward",
+        "KL coefficient",
+        "2 role exchanges",
+        "llm2 (observer)",
+        "1.120",
+    ):
         assert part in text
     assert any(0x2800 < ord(c) <= 0x28FF for c in text)
     assert "unfinished" not in text

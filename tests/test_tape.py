@@ -1,4 +1,5 @@
-"""Tapes: a gradient pass that looks up what sampling computed is the ordinary pass, in its values, its derivatives and what it trains."""
+"""Tapes: a gradient pass that looks up what sampling computed is the ordinary pass, in its values,
+its derivatives and what it trains."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ import runs
 import torch
 from test_lm import architectures, contexts
 
-from coevo_agents.grpo import GRPO, GRPOConfig
-from coevo_agents.policy import ActorCritic, LoRAConfig, make_policies, remembering
-from coevo_agents.ppo import PPO, PPOConfig
-from coevo_env.batch import BatchEnv
-from coevo_env.lm import LanguageModel
-from coevo_env.sampling import Sampling
-from coevo_env.tape import Tape, find
+from coevo_agents.learners.grpo import GRPO, GRPOConfig
+from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies, remembering
+from coevo_agents.learners.ppo import PPO, PPOConfig
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import LanguageModel
+from coevo_env.lm.tape import Tape, find
 from coevo_env.testing import tiny_lm
 
 SAMPLING = Sampling(0.8, eos_id=0, banned=(3,), min_new_tokens=1)
@@ -22,7 +23,7 @@ SAMPLING = Sampling(0.8, eos_id=0, banned=(3,), min_new_tokens=1)
 
 def long_way(lm: LanguageModel) -> LanguageModel:
     """The model by transformers' own code, as a large one is run."""
-    lm._gpt2, lm.is_small = None, False
+    lm.short, lm.is_small = None, False
     return lm
 
 
@@ -39,7 +40,9 @@ def models() -> dict[str, LanguageModel]:
 
 def record(lm: LanguageModel, prompts: list[list[int]], budget: int, seed: int = 0, limit: int = 1 << 30):
     tape = Tape(lm.backbone, limit)
-    drawn = lm.generate(prompts, budget, SAMPLING, np.random.default_rng(seed).random((len(prompts), budget)), tape=tape)
+    drawn = lm.generate(
+        prompts, budget, SAMPLING, np.random.default_rng(seed).random((len(prompts), budget)), tape=tape
+    )
     return tape, drawn
 
 
@@ -99,7 +102,9 @@ def test_turns_of_several_tapes_are_found_in_any_order_and_a_stranger_spoils_it(
     expected, slopes = gradients(lm, *asked, ())
     got, ours = gradients(lm, *asked, tapes)
     assert (got - expected).abs().max() < 1e-5
-    assert all((ours[key] - slope).abs().max() <= 1e-4 * max(1.0, float(slope.abs().max())) for key, slope in slopes.items())
+    assert all(
+        (ours[key] - slope).abs().max() <= 1e-4 * max(1.0, float(slope.abs().max())) for key, slope in slopes.items()
+    )
     assert find(tapes, [[9, 9, 9], *asked[0][1:]], *asked[1:]) is None
 
 
@@ -116,7 +121,7 @@ def test_layers_are_as_they_were_afterwards_also_when_sampling_fails(models):
     with tape.recording(8):
         assert all("forward" in vars(layer) for layer in tape.layers)
     with pytest.raises(IndexError), tape.recording(8):
-        lm._states(torch.tensor([[11]]), None, torch.tensor([[0]]), 1)  # there is no id 11
+        lm.states(torch.tensor([[11]]), None, torch.tensor([[0]]), 1)  # there is no id 11
     assert not any("forward" in vars(layer) for layer in tape.layers)
 
 
@@ -129,13 +134,22 @@ def test_an_update_is_the_same_with_and_without_tapes(learner, monkeypatch):
     for mib in (64, 0):
         policy = ActorCritic(long_way(tiny_lm(7, layers=2)))
         policy.lm.module.requires_grad_(True)
-        game = BatchEnv(8, task="toy", model=tiny_lm(7, layers=2), num_agents=1, group_size=4, seed=3, task_options={"vocab_size": 7})
+        game = BatchEnv(
+            8,
+            task="toy",
+            model=tiny_lm(7, layers=2),
+            num_agents=1,
+            group_size=4,
+            seed=3,
+            task_options={"vocab_size": 7},
+        )
         if learner == "grpo":
             made: object = GRPO(policy, GRPOConfig(learning_rate=1e-2, reuse_mib=mib), sampling=game.rules.sampling)
         else:
             config = PPOConfig(learning_rate=1e-2, epochs=2 if "two" in learner else 1, reuse_mib=mib)
             made = PPO(policy, config, sampling=game.rules.sampling)
-        made.optimizer.param_groups[0]["eps"] = 1e-2  # type: ignore[attr-defined]  # or Adam makes a step of a gradient that is 0 but for rounding
+        # or Adam makes a step of a gradient that is 0 but for rounding
+        made.optimizer.param_groups[0]["eps"] = 1e-2  # type: ignore[attr-defined]
         for _ in range(3):
             with remembering([policy]):
                 turn = game.begin_turn()
@@ -164,10 +178,12 @@ def test_an_update_is_the_same_with_and_without_tapes(learner, monkeypatch):
     ids=["lora", "both seats", "shared", "minibatches", "recomputed"],
 )
 def test_runs_with_tapes_continue_bit_for_bit(options, passes, tmp_path, monkeypatch):
-    monkeypatch.setattr("coevo_env.lm.SMALL", 0)  # treat it as a large model
+    monkeypatch.setattr("coevo_env.lm.model.SMALL", 0)  # treat it as a large model
     asked: list[int] = []
     played = LanguageModel._states_of_turns
-    monkeypatch.setattr(LanguageModel, "_states_of_turns", lambda lm, *a: (len(a) == 5 and asked.append(1)) or played(lm, *a))
+    monkeypatch.setattr(
+        LanguageModel, "_states_of_turns", lambda lm, *a: (len(a) == 5 and asked.append(1)) or played(lm, *a)
+    )
     model, whole, parts = runs.save_tiny(tmp_path / "model"), tmp_path / "whole", tmp_path / "parts"
     runs.train(runs.config(model, iterations=4, **options), whole)
     assert len(asked) == 4 * passes

@@ -1,4 +1,5 @@
-"""Tasks with real text: splits, templates, rewards, scripted policies, and the files and options that they refuse."""
+"""Tasks with real text: splits, templates, rewards, scripted policies, and the files and options
+that they refuse."""
 
 import json
 import sys
@@ -7,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from coevo_env.assets import reviews as hubdata
+from coevo_env.assets.tfidf import TfidfClassifier
 from coevo_env.errors import CoevoError, ConfigError, MissingExtraError
-from coevo_env.task import make_task
-from coevo_env.tasks import hubdata
-from coevo_env.tfidf import TfidfClassifier
+from coevo_env.tasks import make_task
 
 
 def mean_reward(task, split, policy):
@@ -20,7 +21,8 @@ def mean_reward(task, split, policy):
 
 
 def check(task, name):
-    """What every task owes: disjoint splits, templates that render, and a scripted policy that beats silence on each split."""
+    """What every task owes: disjoint splits, templates that render, and a scripted policy that
+    beats silence on each split."""
     assert task.name == name and task.description
     assert not set(map(str, task.train)) & set(map(str, task.test))
     prompt = task.prompt("train", 0)
@@ -38,12 +40,17 @@ def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------------------------- arithmetic
+# --------------------------------------------------------------------------------------- arithmetic
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"operations": "+-*", "shots": 3}, {"digits": 2, "shots": 0}, {"digits": 6, "operations": ["*"], "test_fraction": 0.5}],
+    [
+        {},
+        {"operations": "+-*", "shots": 3},
+        {"digits": 2, "shots": 0},
+        {"digits": 6, "operations": ["*"], "test_fraction": 0.5},
+    ],
 )
 def test_arithmetic(options):
     task = make_task("arithmetic", **options)
@@ -100,15 +107,20 @@ def test_arithmetic_refuses(options, message):
         make_task("arithmetic", **options)
 
 
-# -------------------------------------------------------------------------------------------------------------- local data
+# --------------------------------------------------------------------------------------- local data
 
 
 REVIEWS = {
-    "train": [{"text": f"The {i}th film that I saw this year was a surprise in some ways.", "label": i % 2} for i in range(40)],
+    "train": [
+        {"text": f"The {i}th film that I saw this year was a surprise in some ways.", "label": i % 2} for i in range(40)
+    ],
     "test": [{"text": f"Nobody told me {i} things about it before I went there.", "label": i % 2} for i in range(10)],
 }
 QUESTIONS = {
-    "train": [{"question": f"Ann has {i} pens and buys 1000. How many?", "answer": f"She has more.\n#### {1000 + i:,}"} for i in range(9)],
+    "train": [
+        {"question": f"Ann has {i} pens and buys 1000. How many?", "answer": f"She has more.\n#### {1000 + i:,}"}
+        for i in range(9)
+    ],
     "test": [{"question": "Bob has 3 hens and sells 1. How many?", "answer": "3 - 1 = <<3-1=2>>2\n#### 2"}],
 }
 
@@ -197,14 +209,21 @@ def test_imdb_prompts_in_tokens_of_a_tokenizer(reviews, classifier):
         def decode(self, ids):
             return "".join(map(chr, ids))
 
-    task = make_task("imdb", source=reviews, tokenizer=Letters(), reward=classifier, min_prompt_tokens=5, max_prompt_tokens=5)
+    task = make_task(
+        "imdb", source=reviews, tokenizer=Letters(), reward=classifier, min_prompt_tokens=5, max_prompt_tokens=5
+    )
     assert set(task.train) == {"The 0"[:5]} | {f"The {i}"[:5] for i in range(40)}
 
 
 def test_imdb_drops_test_prompts_seen_in_train(tmp_path, classifier):
     write_jsonl(tmp_path / "d" / "train.jsonl", [{"text": "This film is good indeed", "label": 1}])
-    write_jsonl(tmp_path / "d" / "test.jsonl", [{"text": t, "label": 1} for t in ("This film was bad indeed", "That one is fine too")])
-    task = make_task("imdb", source=tmp_path / "d", tokenizer="words", reward=classifier, min_prompt_tokens=2, max_prompt_tokens=2)
+    write_jsonl(
+        tmp_path / "d" / "test.jsonl",
+        [{"text": t, "label": 1} for t in ("This film was bad indeed", "That one is fine too")],
+    )
+    task = make_task(
+        "imdb", source=tmp_path / "d", tokenizer="words", reward=classifier, min_prompt_tokens=2, max_prompt_tokens=2
+    )
     assert list(task.train) == ["This film"] and list(task.test) == ["That one"]
 
 
@@ -239,7 +258,7 @@ def _one_file(tmp_path):
     return path
 
 
-# ---------------------------------------------------------------------------------------------------------- files and hub
+# ------------------------------------------------------------------------------------ files and hub
 
 
 def test_formats_agree(tmp_path):
@@ -334,14 +353,16 @@ def test_hub_that_does_not_answer(monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(CoevoError, match=r"'openai/gsm8k' could not be loaded from the hub: ConnectionError: offline.*source="):
+    with pytest.raises(
+        CoevoError, match=r"'openai/gsm8k' could not be loaded from the hub: ConnectionError: offline.*source="
+    ):
         make_task("gsm8k", source="hub")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"coevo-env\[hub\]"):
         make_task("gsm8k", source="hub")
 
 
-# ---------------------------------------------------------------------------------------------------------- reasoning-gym
+# ------------------------------------------------------------------------------------ reasoning-gym
 
 
 def test_reasoning_gym_absent(monkeypatch):

@@ -1,4 +1,5 @@
-"""The enumerated N-agent game that learners are judged by: against the two-agent one, against ascent, and against a hand-made case."""
+"""The enumerated N-agent game that learners are judged by: against the two-agent one, against
+ascent, and against a hand-made case."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import pytest
 from closed_forms import TeamGame
 from oracles import CooperativePair
 
-from coevo_env.build import build
-from coevo_env.kl import KLConfig
+from coevo_env.faces.build import build
+from coevo_env.game.kl import KLConfig
 from coevo_env.testing import tiny_lm
 
 BETA = 0.3
@@ -24,7 +25,11 @@ def game(agents=2, budget=2, vocab=5, seed=0, **options):
 @pytest.mark.parametrize("minimum", [0, 1])
 def test_two_cooperating_agents_are_the_pair(minimum):
     rules, reference = game(min_new_tokens=minimum)
-    team, pair, other = TeamGame(rules, reference, BETA), CooperativePair(rules, reference, BETA), tiny_lm(5, seed=9, eos_id=0)
+    team, pair, other = (
+        TeamGame(rules, reference, BETA),
+        CooperativePair(rules, reference, BETA),
+        tiny_lm(5, seed=9, eos_id=0),
+    )
     assert team.optimum() == pytest.approx(
         [pair.optimum().pioneer, pair.optimum().observer], abs=1e-6
     )  # float32 scores, batched differently
@@ -36,10 +41,16 @@ def test_two_cooperating_agents_are_the_pair(minimum):
 
 @pytest.mark.parametrize(
     ("agents", "context", "mixing"),
-    [(1, "all", "own"), (2, "none", "competitive"), (3, "all", "competitive"), (3, "previous", [[1, 2, -1], [0.5, 1, 1], [-3, 2, 0.5]])],
+    [
+        (1, "all", "own"),
+        (2, "none", "competitive"),
+        (3, "all", "competitive"),
+        (3, "previous", [[1, 2, -1], [0.5, 1, 1], [-3, 2, 0.5]]),
+    ],
 )
 def test_no_seat_gains_by_another_policy(agents, context, mixing):
-    """Random departures of any size, at every history at once: the optimum is the best answer of each seat to the other seats."""
+    """Random departures of any size, at every history at once: the optimum is the best answer of
+    each seat to the other seats."""
     rules, reference = game(agents, context=context, mixing=mixing, vocab=4 if agents == 3 else 5)
     team, draw = TeamGame(rules, reference, BETA), np.random.default_rng(0)
     best = team.optimum()

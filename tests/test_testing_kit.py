@@ -1,4 +1,5 @@
-"""The kit for plug-ins: it accepts what is good, and each kind of bad plug-in breaks the promise that it should."""
+"""The kit for plug-ins: it accepts what is good, and each kind of bad plug-in breaks the promise
+that it should."""
 
 import dataclasses
 
@@ -6,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from coevo_env.batch import BatchEnv
 from coevo_env.errors import ConfigError
-from coevo_env.lm import Generation, LanguageModel
-from coevo_env.reference import IntTokenizer
-from coevo_env.sampling import Sampling
-from coevo_env.task import Prompt, Task
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.game.reference import IntTokenizer
+from coevo_env.game.sampling import Sampling
+from coevo_env.game.task import Prompt, Task
+from coevo_env.lm.model import Generation, LanguageModel
 from coevo_env.tasks import toy
 from coevo_env.testing import CheckFailed, check_learner, check_reward, check_task, tiny_lm
 
@@ -90,14 +91,18 @@ BAD_REWARDS = {
     "for any text": lambda prompts, responses: [float(r.split()[0] == "x") for r in responses],
     "no randomness": Counter(),
     "lists it is given": popping,
-    "does not depend on the rest": lambda prompts, responses: [float(len(r) == max(map(len, responses))) for r in responses],
+    "does not depend on the rest": lambda prompts, responses: [
+        float(len(r) == max(map(len, responses))) for r in responses
+    ],
     "same score for the same": lambda prompts, responses: [float(i) for i, _ in enumerate(responses)],
 }
 
 
 def test_a_good_reward_passes_on_numpy_and_on_own_texts():
     assert len(check_reward(length)) == 5
-    assert check_reward(lambda prompts, responses: np.array(length(prompts, responses), np.float32)) == check_reward(length)
+    assert check_reward(lambda prompts, responses: np.array(length(prompts, responses), np.float32)) == check_reward(
+        length
+    )
     assert check_reward(lambda p, r: [float(int(x)) for x in r], ["a", "b"], ["1", "2"])  # it reads numbers only
 
 
@@ -117,7 +122,9 @@ def test_check_reward_wants_pairs():
 # ---------------------------------------------------------------- tasks
 def test_good_tasks_pass():
     promises = check_task("toy")
-    assert {"made the same twice", "contexts fit", "rewards", "scripted policy", "plays", "PettingZoo api_test"} <= set(promises)
+    assert {"made the same twice", "contexts fit", "rewards", "scripted policy", "plays", "PettingZoo api_test"} <= set(
+        promises
+    )
     assert "plays" in check_task(toy.task(), tiny_lm(5))
     assert "plays" in check_task("sentiment", prompts=8)
 
@@ -126,7 +133,13 @@ def test_a_text_task_plays_with_a_byte_model():
     def vowels(prompts, responses):
         return [float(sum(c in "aeiou" for c in response)) for response in responses]
 
-    task = Task(name="vowels", train=["say something"], test=["say more"], rewards={"vowels": vowels}, scripted=lambda p, r: "a" * 16)
+    task = Task(
+        name="vowels",
+        train=["say something"],
+        test=["say more"],
+        rewards={"vowels": vowels},
+        scripted=lambda p, r: "a" * 16,
+    )
     assert "scripted policy" in check_task(task, tiny_lm(None))
 
 
@@ -140,7 +153,10 @@ BAD_TASKS = {
     },
     "called with '[1-4]' and no responses: got 7, a int; expected text": {"scripted": lambda prompt, responses: 7},
     "term 'matches'": {"rewards": {"matches": lambda prompts, responses: [1.0]}},
-    "the observer template": {"separator": "", "templates": {"pioneer": "{prompt}", "observer": "{responses:.3} {prompt}"}},
+    "the observer template": {
+        "separator": "",
+        "templates": {"pioneer": "{prompt}", "observer": "{responses:.3} {prompt}"},
+    },
 }
 
 
@@ -314,7 +330,9 @@ class Mute(Reinforce):
 class Textual(Reinforce):
     def __init__(self, policy, seed):
         super().__init__(policy, seed)
-        self.policy = Voice(lambda contexts: Generation(np.zeros((len(contexts), 1), int), np.ones(len(contexts), int), [["a"]]))
+        self.policy = Voice(
+            lambda contexts: Generation(np.zeros((len(contexts), 1), int), np.ones(len(contexts), int), [["a"]])
+        )
 
 
 class Choking(Reinforce):
@@ -337,7 +355,8 @@ BAD_LEARNERS = {
     "learner.update: got AttributeError: .*no_such_thing": Clumsy,
     "learner.load_state_dict: got KeyError: 'updates'": Amnesiac,
     "learner.state_dict: got RuntimeError: the state is on another machine": Secretive,
-    "learner.policy.generate: got a NoneType without tokens and lengths and logprobs; expected a coevo_env.lm.Generation": Mute,
+    "learner.policy.generate: got a NoneType without tokens and lengths and logprobs; "
+    "expected a coevo_env.lm.model.Generation": Mute,
     "learner.policy.generate: got a turn that is refused: could not convert": Textual,
     "learner.policy.generate: got IndexError": Choking,
     "entry 'optimizer': got a dict; expected a flat dict of tensors": Nested,

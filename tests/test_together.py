@@ -1,4 +1,5 @@
-"""More than two agents, adaptive roles, populations and communication metrics in real, tiny runs."""
+"""More than two agents, adaptive roles, populations and communication metrics in real, tiny
+runs."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 from runs import assert_same_run, coevo, config, lines, same_state, save_tiny, train
 
-from coevo_agents.communication import METRICS
-from coevo_agents.loop import Run
-from coevo_agents.record import read_record
+from coevo_agents.methods.communication import METRICS
+from coevo_agents.runs.record import read_record
+from coevo_agents.training.loop import Run
 from coevo_env.errors import ConfigError
 
 
@@ -60,7 +61,10 @@ def test_whom_a_snapshot_replaces_sits_out(model, tmp_path, weights):
     assert run.opponents is not None
     replaced = 0
     for iteration in range(6):
-        before = [{key: torch.as_tensor(value).clone() for key, value in learner.state_dict().items()} for learner in run.learners]
+        before = [
+            {key: torch.as_tensor(value).clone() for key, value in learner.state_dict().items()}
+            for learner in run.learners
+        ]
         betas = [controller.state_dict() for controller in run.game.controllers]
         run._iterate()
         visit, seen = run.opponents.visit, run.pending["metrics"]
@@ -111,7 +115,9 @@ def test_snapshots_hold_the_weights_of_their_iteration(model, tmp_path):
 
 @pytest.mark.parametrize("roles", ["bandit", "score"])
 def test_roles_follow_the_held_out_scores(model, tmp_path, roles):
-    run = train(config(model, roles=roles, num_agents=3, iterations=8, eval_every=2, ppo__learning_rate=0.02), tmp_path / "run")
+    run = train(
+        config(model, roles=roles, num_agents=3, iterations=8, eval_every=2, ppo__learning_rate=0.02), tmp_path / "run"
+    )
     rows = lines(tmp_path / "run")
     schedule = run.game.rules.roles
     for previous, row in pairwise(rows):
@@ -134,8 +140,11 @@ def test_communication_is_measured_at_each_evaluation(model, tmp_path):
 @pytest.mark.parametrize("context", ["all", "previous", "none"])
 @pytest.mark.parametrize("num_agents", [3, 4, 8])
 def test_many_agents_end_to_end(model, tmp_path, num_agents, context):
-    """N agents train, exchange roles by rotation, are evaluated and saved, and answer a prompt together."""
-    settings = config(model, num_agents=num_agents, context=context, roles="rotation", weights="lora", iterations=2, max_context=64)
+    """N agents train, exchange roles by rotation, are evaluated and saved, and answer a prompt
+    together."""
+    settings = config(
+        model, num_agents=num_agents, context=context, roles="rotation", weights="lora", iterations=2, max_context=64
+    )
     run = train(settings, tmp_path / "run")
     rows = lines(tmp_path / "run")
     first, second = ([rows[i][f"llm{agent + 1}/seat"] for agent in range(num_agents)] for i in (1, 2))

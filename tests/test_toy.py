@@ -1,4 +1,5 @@
-"""The toy's closed form against brute force written here, and against gradient ascent on a free policy."""
+"""The toy's closed form against brute force written here, and against gradient ascent on a free
+policy."""
 
 from __future__ import annotations
 
@@ -8,16 +9,17 @@ import numpy as np
 import pytest
 from closed_forms import Tabular, all_responses
 
-from coevo_env.build import build
 from coevo_env.errors import ConfigError
-from coevo_env.reference import TableModel
+from coevo_env.faces.build import build
+from coevo_env.game.reference import TableModel
 from coevo_env.tasks import toy
 
 BETA = 0.3
 
 
 def reward(prompt: int, ids: tuple[int, ...], budget: int) -> float:
-    """The reward in words: 1 / T for each copy of the prompt, 1/4 for each ascending pair of neighbours."""
+    """The reward in words: 1 / T for each copy of the prompt, 1/4 for each ascending pair of
+    neighbours."""
     total = 0.0
     for i, token in enumerate(ids):
         total += (token == prompt) / budget
@@ -36,7 +38,9 @@ def ref_logprob(logits: np.ndarray, start: int, row: tuple[int, ...], minimum: i
     return total
 
 
-@pytest.mark.parametrize(("vocab", "budget", "minimum", "temperature"), [(3, 3, 1, 1.0), (5, 3, 0, 0.7), (4, 2, 2, 1.3), (8, 3, 1, 1.0)])
+@pytest.mark.parametrize(
+    ("vocab", "budget", "minimum", "temperature"), [(3, 3, 1, 1.0), (5, 3, 0, 0.7), (4, 2, 2, 1.3), (8, 3, 1, 1.0)]
+)
 def test_closed_form_equals_brute_force(vocab, budget, minimum, temperature):
     model = TableModel.random(vocab, seed=1)
     options = {"vocab_size": vocab, "max_new_tokens": budget}
@@ -107,7 +111,9 @@ def test_scripted_policy_scores_and_optimum_beats_the_reference():
     prompt = rules.task.prompt("train", 1)
     text = rules.task.scripted(prompt, [])
     assert text == "2 2 2"
-    assert sum(weight * function([prompt], [text])[0] for weight, function in rules.terms.values()) == pytest.approx(1.0)
+    assert sum(weight * function([prompt], [text])[0] for weight, function in rules.terms.values()) == pytest.approx(
+        1.0
+    )
     assert toy.optimum(rules, reference, BETA).value > toy.value_of(reference, rules, reference, BETA).value + 0.05
 
 

@@ -1,7 +1,9 @@
-"""Training on the closed-form game, for tests of learners: two prompts, five tokens, two of them a turn.
+"""Training on the closed-form game, for tests of learners: two prompts, five tokens, two of them a
+turn.
 
-One idea: a learner is right when every agent comes within 2 % of the best J there is for it, computed exactly by enumeration, in every seat it has
-played and beside optimal partners, so that each agent answers for itself alone.
+One idea: a learner is right when every agent comes within 2 % of the best J there is for it,
+computed exactly by enumeration, in every seat it has played and beside optimal partners, so that
+each agent answers for itself alone.
 """
 
 from __future__ import annotations
@@ -12,20 +14,28 @@ from typing import Any
 import numpy as np
 from closed_forms import TeamGame
 
-from coevo_agents.config import Config, apply
-from coevo_agents.evaluate import play
-from coevo_agents.learner import find_learner
-from coevo_agents.policy import make_policies
-from coevo_env.batch import BatchEnv
-from coevo_env.build import build
-from coevo_env.kl import KLConfig
-from coevo_env.rollout import Rollout
+from coevo_agents.learners.learner import find_learner
+from coevo_agents.learners.policy import make_policies
+from coevo_agents.runs.config import Config, apply
+from coevo_agents.training.evaluate import play
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.faces.build import build
+from coevo_env.game.kl import KLConfig
+from coevo_env.game.rollout import Rollout
 from coevo_env.testing import tiny_lm
 
 BETA = 0.3
 
 
-def make(learner: str, num_agents: int, exchange: bool, seed: int, batch: int = 256, weights: str = "separate", **settings: Any):
+def make(
+    learner: str,
+    num_agents: int,
+    exchange: bool,
+    seed: int,
+    batch: int = 256,
+    weights: str = "separate",
+    **settings: Any,
+):
     """The game, its reference and one learner per policy."""
     iterations = settings.pop("iterations", 1)
     options: dict[str, Any] = {
@@ -77,7 +87,9 @@ def reached(game: BatchEnv, learners: list, exchange: bool) -> np.ndarray:
     return np.array(shares)
 
 
-def train(learner: str, num_agents: int, exchange: bool, seed: int, iterations: int, **settings: Mapping[str, Any]) -> np.ndarray:
+def train(
+    learner: str, num_agents: int, exchange: bool, seed: int, iterations: int, **settings: Mapping[str, Any]
+) -> np.ndarray:
     """A whole training; returns `reached`."""
     game, learners = make(learner, num_agents, exchange, seed, iterations=iterations, **settings)
     for iteration in range(iterations):

@@ -1,7 +1,9 @@
-"""Bridges to the libraries that people use: one module a library, imported only when it is asked for.
+"""Bridges to the libraries that people use: one module a library, imported only when it is asked
+for.
 
-One idea: an adapter translates shapes and names and has no rules of its own. Whatever the environment paid must be what the library's learner saw;
-a test of each adapter adds both up. docs/adapters.md says what works with which version.
+One idea: an adapter translates shapes and names and has no rules of its own. Whatever the
+environment paid must be what the library's learner saw; a test of each adapter adds both up.
+docs/adapters.md says what works with which version.
 """
 
 from __future__ import annotations
@@ -50,11 +52,13 @@ LIBRARIES = {
 
 
 def require(name: str) -> str:
-    """Checks that a library is there in a version that its adapter was tested with; returns the version.
+    """Checks that a library is there in a version that its adapter was tested with; returns the
+    version.
 
     Raises:
         MissingExtraError: It is not installed.
-        ConfigError: Another version; set the environment variable COEVO_ALLOW_UNTESTED=1 to try it all the same.
+        ConfigError: Another version; set the environment variable COEVO_ALLOW_UNTESTED=1 to try it
+            all the same.
     """
     if name not in LIBRARIES:
         raise unknown_name("library", name, LIBRARIES)
@@ -65,7 +69,8 @@ def require(name: str) -> str:
         raise MissingExtraError(f"the adapter for {name}", library.package, library.extra) from None
     if not _numbers(library.low) <= _numbers(version) < _numbers(library.high) and os.environ.get(OVERRIDE) != "1":
         raise ConfigError(
-            f"the adapter for {name}: got {library.package} {version}; tested with >= {library.low}, < {library.high}. Install one of those, or set "
+            f"the adapter for {name}: got {library.package} {version}; tested with >= {library.low}, < {library.high}. "
+            "Install one of those, or set "
             f"{OVERRIDE}=1 to try this one."
         )
     return version

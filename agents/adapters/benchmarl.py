@@ -1,8 +1,10 @@
 """BenchMARL: the parallel face as a task, and a model that reads token ids.
 
-One idea: BenchMARL experiments take a task object and a model configuration; these two are all that it lacks. All agents are one group, so that a
-centralised critic (MAPPO) sees every agent; whether they share parameters is the experiment's own setting. An agent that is not acting has one legal action,
-so its steps move no policy, and what it is paid on them reaches its earlier tokens through the advantages.
+One idea: BenchMARL experiments take a task object and a model configuration; these two are all that
+it lacks. All agents are one group, so that a centralised critic (MAPPO) sees every agent; whether
+they share parameters is the experiment's own setting. An agent that is not acting has one legal
+action, so its steps move no policy, and what it is paid on them reaches its earlier tokens through
+the advantages.
 
     experiment = Experiment(
         task=text_task(task="toy", seed=0), algorithm_config=IppoConfig.get_from_yaml(),
@@ -19,10 +21,9 @@ from collections.abc import Callable
 from dataclasses import make_dataclass
 from typing import Any
 
+from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
-from coevo_env.parallel import TextParallelEnv
-
-from . import require
+from coevo_env.faces.parallel import TextParallelEnv
 
 __all__ = ["text_task", "token_model"]
 
@@ -34,16 +35,19 @@ def text_task(task: Any = "sentiment", **options: Any) -> Any:
     """A game as a `benchmarl.environments.TaskClass`.
 
     Args:
-        task, options: As in `coevo_env.parallel_env`. Environment k of an experiment plays the episodes of `seed + k`, where `seed` is the
-            option or else the experiment's; BenchMARL's `parallel_collection` starts processes that all play those of `seed`.
+        task, options: As in `coevo_env.parallel_env`. Environment k of an experiment plays the
+            episodes of `seed + k`, where `seed` is the option or else the experiment's; BenchMARL's
+            `parallel_collection` starts processes that all play those of `seed`.
 
     Raises:
-        MissingExtraError, ConfigError: BenchMARL is missing or of another version, or the game could not be played.
+        MissingExtraError, ConfigError: BenchMARL is missing or of another version, or the game
+            could not be played.
     """
     require("benchmarl")
     if options.get("mask", "observation") != "observation" or options.get("attention_mask"):
         raise ConfigError(
-            "text_task with mask= or attention_mask=; BenchMARL's policies take the mask from the observation. Leave both out."
+            "text_task with mask= or attention_mask=; BenchMARL's policies take the mask from the observation. Leave "
+            "both out."
         )
     config = {"task": task, **options}
     name = str(getattr(task, "name", task)).replace("/", "_")
@@ -52,17 +56,20 @@ def text_task(task: Any = "sentiment", **options: Any) -> Any:
 
 
 def token_model(embedding: int = 16, width: int = 64) -> Any:
-    """A model configuration for policies and critics: an embedding of each token, then an MLP with one hidden layer.
+    """A model configuration for policies and critics: an embedding of each token, then an MLP with
+    one hidden layer.
 
     Args:
-        embedding, width: Sizes of the two layers. Where agents do not share parameters each has both of its own.
+        embedding, width: Sizes of the two layers. Where agents do not share parameters each has
+            both of its own.
     """
     require("benchmarl")
     return _classes()["TokenModelConfig"](embedding=embedding, width=width)
 
 
 def __getattr__(name: str) -> Any:
-    """The classes by name: BenchMARL pickles them, and they are made when they are first asked for."""
+    """The classes by name: BenchMARL pickles them, and they are made when they are first asked
+    for."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}.")
     return _classes()[name]
@@ -80,7 +87,9 @@ def _classes() -> dict[str, Any]:
     class TextTask(TaskClass):
         """See `text_task`."""
 
-        def get_env_fun(self, num_envs: int, continuous_actions: bool, seed: int | None, device: Any) -> Callable[[], Any]:
+        def get_env_fun(
+            self, num_envs: int, continuous_actions: bool, seed: int | None, device: Any
+        ) -> Callable[[], Any]:
             config, number = dict(self.config), itertools.count()
             first = config.pop("seed", None)
             first = (seed or 0) if first is None else first
@@ -89,7 +98,9 @@ def _classes() -> dict[str, Any]:
                 env = TextParallelEnv(**config, seed=first + next(number))
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it names the one version of PettingZoo that its authors test with
-                    return PettingZooWrapper(env, group_map={GROUP: env.possible_agents}, categorical_actions=True, device=device)
+                    return PettingZooWrapper(
+                        env, group_map={GROUP: env.possible_agents}, categorical_actions=True, device=device
+                    )
 
             return make
 
@@ -156,7 +167,8 @@ def _classes() -> dict[str, Any]:
             super()._perform_checks()
             if not self.input_has_agent_dim:
                 raise ConfigError(
-                    "token_model got an input without agents; expected the observations of all of them, as text_task gives them."
+                    "token_model got an input without agents; expected the observations of all of them, as text_task "
+                    "gives them."
                 )
 
         def _forward(self, tensordict: Any) -> Any:
@@ -177,7 +189,11 @@ def _classes() -> dict[str, Any]:
         "TokenModelConfig",
         [("embedding", int, 16), ("width", int, 64)],
         bases=(ModelConfig,),
-        namespace={"associated_class": staticmethod(associated_class), "__module__": __name__, "__doc__": "See `token_model`."},
+        namespace={
+            "associated_class": staticmethod(associated_class),
+            "__module__": __name__,
+            "__doc__": "See `token_model`.",
+        },
     )
     classes = {"TextTask": TextTask, "TokenModel": TokenModel, "TokenModelConfig": config}
     for name, value in classes.items():

@@ -1,10 +1,12 @@
 """OpenEnv: the game served as an environment of texts, one response an action.
 
-One idea: a client of OpenEnv reads a text and answers with one, so a step is a whole turn: the text is tokenized, played token by token, and closed with
-EOS. The client answers for every agent in turn; an observation says for whom. `reward` is what the step paid the agent that answered, `rewards`
-what it paid everybody: the others are paid at the last step.
+One idea: a client of OpenEnv reads a text and answers with one, so a step is a whole turn: the text
+is tokenized, played token by token, and closed with EOS. The client answers for every agent in
+turn; an observation says for whom. `reward` is what the step paid the agent that answered,
+`rewards` what it paid everybody: the others are paid at the last step.
 
-    app = create_fastapi_app(lambda: text_environment("sentiment"), *models())  # of openenv.core.env_server
+    app = create_fastapi_app(lambda: text_environment("sentiment"), *models())  # of
+    openenv.core.env_server
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from coevo_env.aec import raw_env
+from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
-
-from . import require
+from coevo_env.faces.aec import raw_env
 
 __all__ = ["models", "text_environment"]
 
@@ -24,18 +25,20 @@ def text_environment(task: Any = "sentiment", **options: Any) -> Any:
     """A game as an `openenv` environment.
 
     Args:
-        task, options: As in `coevo_env.aec.raw_env`; `num_agents=1` is a single model that answers prompts. KL can be "off" or "reference",
-            because a client reports no log-probs.
+        task, options: As in `coevo_env.faces.aec.raw_env`; `num_agents=1` is a single model that
+            answers prompts. KL can be "off" or "reference", because a client reports no log-probs.
 
     Raises:
-        MissingExtraError, ConfigError: OpenEnv is missing or of another version, or the game could not be played.
+        MissingExtraError, ConfigError: OpenEnv is missing or of another version, or the game could
+            not be played.
     """
     require("openenv")
     return _classes()[2](raw_env(task=task, **options))
 
 
 def models() -> tuple[Any, Any]:
-    """The classes of an action (`text`) and of an observation (`agent`, `text`, `rewards`), which a server has to know."""
+    """The classes of an action (`text`) and of an observation (`agent`, `text`, `rewards`), which a
+    server has to know."""
     require("openenv")
     return _classes()[:2]
 
@@ -63,7 +66,8 @@ def _classes() -> tuple[Any, Any, Any]:
             super().__init__()
             if game.game._strict:
                 raise ConfigError(
-                    f"KL mode {game.rules.kl.mode!r} with OpenEnv, whose clients report no log-probs. Use kl='reference' or kl='off'."
+                    f"KL mode {game.rules.kl.mode!r} with OpenEnv, whose clients report no log-probs. Use "
+                    "kl='reference' or kl='off'."
                 )
             self.env, self._steps = game, 0
 
@@ -97,7 +101,9 @@ def _classes() -> tuple[Any, Any, Any]:
             said = [turn.text for turn in episode.turns[:-1]]
             seen = {"all": said, "previous": said[-1:], "none": []}[rules.context]
             text = rules.task.render(rules.task.prompt(rules.split, episode.prompt_index), seen or None)
-            return TextObservation(agent=self.env.agent_selection, text=text, rewards=rewards, reward=reward, done=False)
+            return TextObservation(
+                agent=self.env.agent_selection, text=text, rewards=rewards, reward=reward, done=False
+            )
 
         @property
         def state(self) -> Any:

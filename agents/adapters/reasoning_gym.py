@@ -1,7 +1,8 @@
 """reasoning-gym, the other way round: a task of this package as one of its data sets.
 
-One idea: `coevo_env.make_task("reasoning-gym/chain_sum")` plays its data sets here; this gives our tasks to whatever takes its data sets. A question is
-the prompt as the pioneer reads it, and `score_answer` is the task reward as it is, which need not lie in [0, 1].
+One idea: `coevo_env.make_task("reasoning-gym/chain_sum")` plays its data sets here; this gives our
+tasks to whatever takes its data sets. A question is the prompt as the pioneer reads it, and
+`score_answer` is the task reward as it is, which need not lie in [0, 1].
 
     register("sentiment")
     data = reasoning_gym.create_dataset("coevo/sentiment", seed=0, size=10)
@@ -13,11 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
+from coevo_env.game.task import Task
 from coevo_env.rng import rng
-from coevo_env.task import Task, make_task
-
-from . import require
+from coevo_env.tasks import make_task
 
 __all__ = ["TextConfig", "dataset", "register"]
 
@@ -38,7 +39,9 @@ class TextConfig:
 
     def validate(self) -> None:
         if self.split not in ("train", "test") or self.size < 1:
-            raise ConfigError(f"split={self.split!r}, size={self.size!r}; expected 'train' or 'test', and at least 1 entry.")
+            raise ConfigError(
+                f"split={self.split!r}, size={self.size!r}; expected 'train' or 'test', and at least 1 entry."
+            )
 
 
 def dataset(task: Task | str, **config: Any) -> Any:
@@ -52,7 +55,8 @@ def dataset(task: Task | str, **config: Any) -> Any:
 
 
 def register(task: Task | str, name: str | None = None) -> str:
-    """Registers a task with reasoning-gym; returns the name for `create_dataset`, by default "coevo/<task>"."""
+    """Registers a task with reasoning-gym; returns the name for `create_dataset`, by default
+    "coevo/<task>"."""
     require("reasoning-gym")
     from reasoning_gym.factory import register_dataset  # pyright: ignore[reportMissingImports]
 
@@ -70,14 +74,23 @@ def _make(task: Task) -> Any:
         def __init__(self, config: TextConfig):
             super().__init__(config=config, seed=config.seed, size=config.size)
             count = len(task.prompts(config.split))
-            self._order = range(count) if config.seed is None else rng(config.seed, 0, stream="prompts").permutation(count).tolist()
+            self._order = (
+                range(count)
+                if config.seed is None
+                else rng(config.seed, 0, stream="prompts").permutation(count).tolist()
+            )
 
         def __getitem__(self, idx: int) -> dict[str, Any]:
             if not 0 <= idx < self.size:
                 raise IndexError(f"entry {idx}; expected 0 to {self.size - 1}.")
             index = self._order[idx % len(self._order)]
             prompt = task.prompt(self.config.split, index)
-            found = {"source_dataset": task.name, "source_index": idx, "split": self.config.split, "prompt_index": index}
+            found = {
+                "source_dataset": task.name,
+                "source_index": idx,
+                "split": self.config.split,
+                "prompt_index": index,
+            }
             return {"question": task.render(prompt), "answer": prompt.answer or "", "metadata": found}
 
         def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:

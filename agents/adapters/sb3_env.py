@@ -1,12 +1,16 @@
-"""The game as a native `VecEnv` of stable-baselines3: one agent learns, its partners' turns are generated in batches.
+"""The game as a native `VecEnv` of stable-baselines3: one agent learns, its partners' turns are
+generated in batches.
 
-One idea: every row is an episode of its own, and whatever costs a model or a reward function is done for all rows that need it in one call.
-SB3 wants an action of every row at every step, while the turns of a batch are ragged; so rows do not wait for each other as in
-`coevo_env.BatchEnv`. A row whose learner has just ended its turn has its partners' remaining turns, its reward and the partners' first turns of
-its next episode played within the same step, together with the other rows that ended theirs. Hence every step of every row is one token of
-the learner, paid at once and in full: its KL shaping, and on the last token of the turn the team reward as well.
+One idea: every row is an episode of its own, and whatever costs a model or a reward function is
+done for all rows that need it in one call. SB3 wants an action of every row at every step, while
+the turns of a batch are ragged; so rows do not wait for each other as in `coevo_env.BatchEnv`. A
+row whose learner has just ended its turn has its partners' remaining turns, its reward and the
+partners' first turns of its next episode played within the same step, together with the other rows
+that ended theirs. Hence every step of every row is one token of the learner, paid at once and in
+full: its KL shaping, and on the last token of the turn the team reward as well.
 
-Observations, infos and rewards of a row are those of `coevo_env.GymEnv`; tests/adapters/test_sb3.py plays both.
+Observations, infos and rewards of a row are those of `coevo_env.GymEnv`; tests/adapters/test_sb3.py
+plays both.
 
     >>> env = CoevoVecEnv(4, task="toy", kl="reference", seed=0)
     >>> observations = env.reset()
@@ -26,33 +30,37 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from coevo_env.build import agent_names
-from coevo_env.core import Rules, Scores
+from coevo_agents.adapters.sb3_policy import CursorActor, SB3Actor
 from coevo_env.errors import ConfigError, NonFiniteError, unknown_name, whole
-from coevo_env.face import check_render_mode
-from coevo_env.kl import MIN_LOGPROB, Controller, shaping
-from coevo_env.reference import ReferencePolicy
+from coevo_env.faces.build import agent_names
+from coevo_env.faces.face import check_render_mode
+from coevo_env.faces.token_game import TokenGame
+from coevo_env.game.kl import MIN_LOGPROB, Controller, shaping
+from coevo_env.game.reference import ReferencePolicy
+from coevo_env.game.rules import Rules
+from coevo_env.game.scoring import Scores, score
 from coevo_env.rng import uniforms
-from coevo_env.token_game import TokenGame
-
-from .sb3_policy import CursorActor, SB3Actor
 
 __all__ = ["CoevoVecEnv"]
 
 
 class CoevoVecEnv(VecEnv):
-    """B episodes as a vector environment: one agent learns, its partners' turns are generated in batches.
+    """B episodes as a vector environment: one agent learns, its partners' turns are generated in
+    batches.
 
-    Each row takes the next episode number when it starts an episode, so the rows together play the episodes 0, 1, 2, ... of the seed, each
-    once. A row resets itself as SB3 expects: the observation that comes with `done` is the first of the next episode, and that of the
-    episode that ended is `infos[row]["terminal_observation"]`. Nothing is ever truncated (`TimeLimit.truncated` is False): a turn that its
-    budget cut is a termination, because the cut text is what is scored.
+    Each row takes the next episode number when it starts an episode, so the rows together play the
+    episodes 0, 1, 2, ... of the seed, each once. A row resets itself as SB3 expects: the
+    observation that comes with `done` is the first of the next episode, and that of the episode
+    that ended is `infos[row]["terminal_observation"]`. Nothing is ever truncated
+    (`TimeLimit.truncated` is False): a turn that its budget cut is a termination, because the cut
+    text is what is scored.
 
     Args:
         num_envs: B.
-        task, model, num_agents, learner, render_mode, options: As in `coevo_env.GymEnv`. KL mode "reference" or "off"; with "reference" use
-            `KLCallback`, which adds the learner's half.
-        partner: Who plays the partners, see `set_partner`; None is the reference policy where KL is on.
+        task, model, num_agents, learner, render_mode, options: As in `coevo_env.GymEnv`. KL mode
+            "reference" or "off"; with "reference" use `KLCallback`, which adds the learner's half.
+        partner: Who plays the partners, see `set_partner`; None is the reference policy where KL is
+            on.
 
     Attributes:
         learner: Name of the agent that learns.
@@ -81,14 +89,16 @@ class CoevoVecEnv(VecEnv):
         mode = first.rules.kl.mode
         if mode not in ("reference", "off"):
             raise ConfigError(
-                f"CoevoVecEnv with KL mode {mode!r}; expected 'reference' or 'off', because stable-baselines3 hands an environment no log-probs. "
+                f"CoevoVecEnv with KL mode {mode!r}; expected 'reference' or 'off', because stable-baselines3 hands an "
+                "environment no log-probs. "
                 "kl='reference' together with KLCallback pays exactly what 'reported' with the estimator k1 does."
             )
         self.possible_agents = agent_names(num_agents)
         if learner not in self.possible_agents:
             raise unknown_name("learner", learner, self.possible_agents)
         self.learner, self._learner = learner, self.possible_agents.index(learner)
-        # copies share rules, reference, controllers and spaces; what belongs to an episode is made anew by each reset
+        # copies share rules, reference, controllers and spaces; what belongs to an episode is made
+        # anew by each reset
         self._games = [first, *(copy.copy(first) for _ in range(num_envs - 1))]
         self._views = [_RowView(self, row, render_mode) for row in range(num_envs)]
         self._next = 0
@@ -115,8 +125,9 @@ class CoevoVecEnv(VecEnv):
         """Chooses who plays the partners from their next turn on.
 
         Args:
-            policy: An SB3 model; anything with `generate(contexts, max_new_tokens, sampling, uniforms) -> Generation` (see
-                `coevo_agents.learner.Actor`) or with the `cursor` of a reference policy; or "chance", which plays legal tokens uniformly.
+            policy: An SB3 model; anything with `generate(contexts, max_new_tokens, sampling,
+                uniforms) -> Generation` (see `coevo_agents.learners.learner.Actor`) or with the
+                `cursor` of a reference policy; or "chance", which plays legal tokens uniformly.
             agent: Which partner; None means all.
 
         Raises:
@@ -133,32 +144,36 @@ class CoevoVecEnv(VecEnv):
         elif not callable(getattr(policy, "generate", None)):
             if not callable(getattr(policy, "cursor", None)):
                 raise ConfigError(
-                    f"partner {policy!r} is a {type(policy).__name__}; expected an SB3 model, an object with `generate(contexts, max_new_tokens, "
+                    f"partner {policy!r} is a {type(policy).__name__}; expected an SB3 model, an object with "
+                    "`generate(contexts, max_new_tokens, "
                     "sampling, uniforms)` or with `cursor(context, sampling)`, or 'chance'."
                 )
             policy = CursorActor(given, given.vocab_size)
         size = getattr(policy, "vocab_size", getattr(getattr(policy, "lm", None), "vocab_size", None))
         if size is not None and size != vocab:
             raise ConfigError(
-                f"a partner with a vocabulary of {size} tokens; the game has {vocab}. Partners exchange token ids, so give one that was made for "
+                f"a partner with a vocabulary of {size} tokens; the game has {vocab}. Partners exchange token ids, so "
+                "give one that was made for "
                 "this task and model."
             )
         for i in self._partners if agent is None else [names[agent]]:
             self._partners[i] = policy
 
     def end_iteration(self, kl: float, episodes: int) -> float:
-        """Hands the learner's mean KL (nats per response) of `episodes` episodes to its controller; returns its new coefficient."""
+        """Hands the learner's mean KL (nats per response) of `episodes` episodes to its controller;
+        returns its new coefficient."""
         self.controllers[self.learner].update(float(kl), episodes)
         return self.controllers[self.learner].beta
 
     # ---------------------------------------------------------------- VecEnv
     def reset(self) -> dict[str, np.ndarray] | np.ndarray:
-        """Starts the next episode in every row; after `seed(s)` episode 0 of s and those that follow, after `set_options({"episode": n})`
-        (or a list, one for each row) episode n."""
+        """Starts the next episode in every row; after `seed(s)` episode 0 of s and those that
+        follow, after `set_options({"episode": n})` (or a list, one for each row) episode n."""
         missing = [self.possible_agents[agent] for agent, policy in self._partners.items() if policy is None]
         if missing:
             raise ConfigError(
-                f"nobody plays {', '.join(missing)}: with KL off there is no reference policy to take its place. Pass partner=..., or call "
+                f"nobody plays {', '.join(missing)}: with KL off there is no reference policy to take its place. Pass "
+                "partner=..., or call "
                 "set_partner(...) before reset() or learn(); set_partner('chance') plays legal tokens uniformly."
             )
         seed = self._seeds[0]
@@ -181,25 +196,33 @@ class CoevoVecEnv(VecEnv):
         """Plays one token of the learner in every row.
 
         Returns:
-            Observations; rewards, float32 (B,); dones, bool (B,); infos, those of `coevo_env.aec` and what SB3 adds.
+            Observations; rewards, float32 (B,); dones, bool (B,); infos, those of
+            `coevo_env.faces.aec` and what SB3 adds.
         """
         tokens, vocab = self._actions, self.rules.vocab_size
         if self._games[0].episode is None:
             raise ConfigError("step() before the first reset(); call reset() first.")
         if tokens is None or tokens.shape != (self.num_envs,) or tokens.dtype.kind not in "iu":
             got = "none" if tokens is None else f"shape {tokens.shape} and type {tokens.dtype}"
-            raise ConfigError(f"step got actions of {got}; expected one token id for each row, integers of shape ({self.num_envs},).")
+            raise ConfigError(
+                f"step got actions of {got}; expected one token id for each row, integers of shape ({self.num_envs},)."
+            )
         if tokens.min() < 0 or tokens.max() >= vocab:
-            raise ConfigError(f"step got actions from {tokens.min()} to {tokens.max()}; expected token ids in [0, {vocab}).")
+            raise ConfigError(
+                f"step got actions from {tokens.min()} to {tokens.max()}; expected token ids in [0, {vocab})."
+            )
         self._actions = None
         paid = np.zeros(self.num_envs)
-        for row, (game, token, ref) in enumerate(zip(self._games, tokens.tolist(), self._ref_logprobs(tokens), strict=True)):
+        for row, (game, token, ref) in enumerate(
+            zip(self._games, tokens.tolist(), self._ref_logprobs(tokens), strict=True)
+        ):
             paid[row] = game.push(token, ref)
         self._play_partners(self._games)
         dones = np.array([game.actor < 0 for game in self._games])
         over = np.flatnonzero(dones).tolist()
         if over:
-            scores = self.rules.score([self._games[row].episode for row in over])  # type: ignore[misc]  # played, so not None
+            # played, so not None
+            scores = score(self.rules, [self._games[row].episode for row in over])  # type: ignore[misc]
             for index, row in enumerate(over):
                 paid[row] += self._games[row].earn(scores, index, self._learner)
         infos = [{**game.info(self._learner), "TimeLimit.truncated": False} for game in self._games]
@@ -212,8 +235,9 @@ class CoevoVecEnv(VecEnv):
         return self._observe(), paid.astype(np.float32), dones, infos
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Sets the seed of prompts, roles and partners from the next reset on, the same for all rows: they share one sequence of episodes.
-        A model made with `seed=` calls this. None takes one from the operating system."""
+        """Sets the seed of prompts, roles and partners from the next reset on, the same for all
+        rows: they share one sequence of episodes. A model made with `seed=` calls this. None takes
+        one from the operating system."""
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
         self._seeds = [seed] * self.num_envs
@@ -223,23 +247,29 @@ class CoevoVecEnv(VecEnv):
         """Nothing to release."""
 
     def render(self, mode: str | None = None) -> Any:
-        """The transcripts of all rows: returned as one text (render_mode "ansi") or printed ("human")."""
+        """The transcripts of all rows: returned as one text (render_mode "ansi") or printed
+        ("human")."""
         texts = [view.render() for view in self._views]
         return None if self.render_mode == "human" else "\n".join(map(str, texts))
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of rows: their own (`episode`, `render_mode`), or one of this environment (`rules`, `learner`, ...)."""
+        """An attribute of rows: their own (`episode`, `render_mode`), or one of this environment
+        (`rules`, `learner`, ...)."""
         return [getattr(view, attr_name) for view in self._of(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Sets an attribute of rows. What all rows share cannot be set through one of them."""
         if hasattr(self, attr_name) or hasattr(_RowView, attr_name):
-            raise ConfigError(f"set_attr({attr_name!r}): rows share it; make another environment, or for partners call set_partner(...).")
+            raise ConfigError(
+                f"set_attr({attr_name!r}): rows share it; make another environment, or for partners call "
+                "set_partner(...)."
+            )
         for view in self._of(indices):
             setattr(view, attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Calls a method of rows: `action_masks`, `transcript`, `render`, or one of this environment."""
+        """Calls a method of rows: `action_masks`, `transcript`, `render`, or one of this
+        environment."""
         return [getattr(view, method_name)(*method_args, **method_kwargs) for view in self._of(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
@@ -262,7 +292,8 @@ class CoevoVecEnv(VecEnv):
         return np.stack(seen)
 
     def _play_partners(self, games: Sequence[_Row]) -> None:
-        """Plays until it is the learner's turn, or the end, in each of the rows: per pass one `generate` for each policy that is waited for."""
+        """Plays until it is the learner's turn, or the end, in each of the rows: per pass one
+        `generate` for each policy that is waited for."""
         rules = self.rules
         while waiting := [game for game in games if game.actor not in (self._learner, -1)]:
             groups: dict[int, list[_Row]] = {}
@@ -272,12 +303,16 @@ class CoevoVecEnv(VecEnv):
                 policy = self._partners[group[0].actor]
                 turns = [game.current for game in group]
                 noise = [
-                    uniforms(rules.seed, [game.number], turn.seat, rules.max_new_tokens) for game, turn in zip(group, turns, strict=True)
+                    uniforms(rules.seed, [game.number], turn.seat, rules.max_new_tokens)
+                    for game, turn in zip(group, turns, strict=True)
                 ]
-                drawn = policy.generate([turn.context for turn in turns], rules.max_new_tokens, rules.sampling, np.concatenate(noise))
+                drawn = policy.generate(
+                    [turn.context for turn in turns], rules.max_new_tokens, rules.sampling, np.concatenate(noise)
+                )
                 if len(drawn.tokens) != len(group) or len(drawn.lengths) != len(group):
                     raise ConfigError(
-                        f"{type(policy).__name__}.generate returned {len(drawn.tokens)} turns for {len(group)} contexts; expected one for each."
+                        f"{type(policy).__name__}.generate returned {len(drawn.tokens)} turns for {len(group)} "
+                        "contexts; expected one for each."
                     )
                 for game, tokens, length in zip(group, drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True):
                     game.take(tokens[:length])
@@ -293,20 +328,23 @@ class CoevoVecEnv(VecEnv):
             rows = np.flatnonzero(early == phase)
             if not len(rows):
                 continue
-            # what was said so far counts as context: one position is scored instead of a turn, and rows at different positions go together
+            # what was said so far counts as context: one position is scored instead of a turn, and
+            # rows at different positions go together
             contexts = [[*turns[row].context, *turns[row].tokens] for row in rows]
             warp = replace(sampling, min_new_tokens=int(phase))
             result[rows] = self.reference.score(contexts, tokens[rows, None], np.ones(len(rows), np.int64), warp)[:, 0]
         if np.isnan(result).any():
             row = int(np.argmax(np.isnan(result)))
             raise NonFiniteError(
-                f"the reference policy gave log-prob nan for token {tokens[row]} of episode {self._games[row].number}; expected a number."
+                f"the reference policy gave log-prob nan for token {tokens[row]} of episode {self._games[row].number}; "
+                "expected a number."
             )
         return np.maximum(result, MIN_LOGPROB).tolist()
 
 
 class _Row(TokenGame):
-    """The game of one row, whose models and reward function are asked by `CoevoVecEnv` for all rows at once."""
+    """The game of one row, whose models and reward function are asked by `CoevoVecEnv` for all rows
+    at once."""
 
     @property
     def number(self) -> int:
@@ -317,7 +355,8 @@ class _Row(TokenGame):
         return self.episode.turn  # type: ignore[union-attr]
 
     def push(self, token: int, ref: float | None) -> float:
-        """Plays a token of the learner, whose reference log-prob is `ref`; returns what KL shaping pays for it."""
+        """Plays a token of the learner, whose reference log-prob is `ref`; returns what KL shaping
+        pays for it."""
         turn, reward = self.current, 0.0
         if ref is not None:
             reward = shaping(self._mode, self.betas[turn.agent], 0.0, ref)
@@ -336,9 +375,12 @@ class _Row(TokenGame):
         self._advance()
 
     def earn(self, scores: Scores, row: int, agent: int) -> float:
-        """Takes the scores of its finished episode, `row` of a batch; returns the team reward of `agent`."""
+        """Takes the scores of its finished episode, `row` of a batch; returns the team reward of
+        `agent`."""
         one = slice(row, row + 1)
-        self._publish(Scores({name: values[one] for name, values in scores.terms.items()}, scores.task[one], scores.team[one]))
+        self._publish(
+            Scores({name: values[one] for name, values in scores.terms.items()}, scores.task[one], scores.team[one])
+        )
         return self._earned[self.seat_of[agent]]["team_reward"]
 
     def _show(self, seat: int, tokens: list[int]) -> None:
@@ -354,7 +396,8 @@ class _Row(TokenGame):
 
 
 class _RowView:
-    """What SB3 takes for one of many environments: the methods it may call on a row, and the attributes that all rows share."""
+    """What SB3 takes for one of many environments: the methods it may call on a row, and the
+    attributes that all rows share."""
 
     def __init__(self, env: CoevoVecEnv, row: int, render_mode: str | None):
         self._env, self._row, self.render_mode = env, row, render_mode
@@ -369,14 +412,16 @@ class _RowView:
         return self._env._games[self._row].action_mask(self._env._learner).astype(bool)
 
     def transcript(self) -> dict[str, Any]:
-        """The episode so far as plain data, see `coevo_env.transcript`."""
+        """The episode so far as plain data, see `coevo_env.game.transcript`."""
         return self._env._games[self._row].transcript(self._env.possible_agents)
 
     def render(self) -> str | None:
-        from coevo_env.render import ansi
+        from coevo_env.view.render import ansi
 
         if self.render_mode is None:
-            raise ConfigError("render() with render_mode=None; make the environment with render_mode='ansi' or 'human'.")
+            raise ConfigError(
+                "render() with render_mode=None; make the environment with render_mode='ansi' or 'human'."
+            )
         text = ansi(self.transcript())
         if self.render_mode == "ansi":
             return text

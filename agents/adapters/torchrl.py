@@ -1,20 +1,22 @@
 """TorchRL: the batched engine as a native environment of N rows.
 
-One idea: the layout is that of `torchrl.envs.PettingZooWrapper` with one group for each agent, so that code written for the wrapped AEC face
-(which needs nothing from here) trains on N episodes at once without a change. An agent that is not acting has `mask` False and a
-legal action without effect; what it is paid meanwhile stands on those steps, so advantages are computed on all steps and losses on those of the
-mask.
+One idea: the layout is that of `torchrl.envs.PettingZooWrapper` with one group for each agent, so
+that code written for the wrapped AEC face (which needs nothing from here) trains on N episodes at
+once without a change. An agent that is not acting has `mask` False and a legal action without
+effect; what it is paid meanwhile stands on those steps, so advantages are computed on all steps and
+losses on those of the mask.
 
 | key | shape | content |
 |---|---|---|
-| `(agent, "observation", "observation")` | int64 (N, 1, L) | as in `coevo_env.aec` |
-| `(agent, "action_mask")` | bool (N, 1, V) | legal tokens; EOS alone where the agent is not acting |
+| `(agent, "observation", "observation")` | int64 (N, 1, L) | as in `coevo_env.faces.aec` |
+| `(agent, "action_mask")` | bool (N, 1, V) | legal tokens; EOS alone where it is not acting |
 | `(agent, "mask")` | bool (N, 1) | whether the agent acts at this step |
 | `(agent, "action")` | int64 (N, 1) | a token id |
 | `(agent, "reward")` | float32 (N, 1, 1) | what this step paid the agent |
-| `(agent, "done")`, `"terminated"`, `"truncated"` | bool (N, 1, 1) | the same for all, together with those of the root |
+| `(agent, "done")`, `"terminated"`, `"truncated"` | bool (N, 1, 1) | the root's, for all |
 
-All rows end at the same step: a row whose turn is over waits with every `mask` False until the others have finished theirs.
+All rows end at the same step: a row whose turn is over waits with every `mask` False until the
+others have finished theirs.
 """
 
 from __future__ import annotations
@@ -24,29 +26,33 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.batch import BatchEnv
+from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
-from coevo_env.kl import STRICT
-
-from . import require
+from coevo_env.faces.batch import BatchEnv
+from coevo_env.game.kl import STRICT
 
 __all__ = ["batch_env"]
 
 
-def batch_env(batch_size: int, task: Any = "sentiment", model: Any = None, *, logprob_key: str = "action_log_prob", **options: Any) -> Any:
+def batch_env(
+    batch_size: int, task: Any = "sentiment", model: Any = None, *, logprob_key: str = "action_log_prob", **options: Any
+) -> Any:
     """The batched engine as a `torchrl.envs.EnvBase` with `batch_size=[N]`.
 
     Args:
         batch_size: N, how many episodes are played at once.
-        task, model, options: As in `coevo_env.BatchEnv`; KL is "off" unless `kl` says otherwise, as in the faces that take one token at a time.
-        logprob_key: In KL modes "reported" and "loss", the entry of each agent's group that holds log pi of its action; the default is
-            what `ProbabilisticActor(return_log_prob=True)` writes with that `log_prob_key`.
+        task, model, options: As in `coevo_env.BatchEnv`; KL is "off" unless `kl` says otherwise, as
+            in the faces that take one token at a time.
+        logprob_key: In KL modes "reported" and "loss", the entry of each agent's group that holds
+            log pi of its action; the default is what `ProbabilisticActor(return_log_prob=True)`
+            writes with that `log_prob_key`.
 
     Returns:
         The environment; its attribute `game` is the `coevo_env.BatchEnv` that it plays.
 
     Raises:
-        MissingExtraError, ConfigError: TorchRL is missing or of another version, or the game could not be played.
+        MissingExtraError, ConfigError: TorchRL is missing or of another version, or the game could
+            not be played.
     """
     require("torchrl")
     return _class()(BatchEnv(batch_size, task, model, **{"kl": "off", **options}), logprob_key)
@@ -71,7 +77,9 @@ def _class() -> Any:
             self._length = rules.max_context + rules.max_new_tokens
             self._played = False  # whether the current batch has been begun
             size, vocab = game.batch_size, rules.vocab_size
-            self._early, self._late = (torch.from_numpy(rules.sampling.mask(vocab, at)).bool() for at in (0, rules.max_new_tokens))  # (V,)
+            self._early, self._late = (
+                torch.from_numpy(rules.sampling.mask(vocab, at)).bool() for at in (0, rules.max_new_tokens)
+            )  # (V,)
             self._noop = torch.zeros(vocab, dtype=torch.bool)
             self._noop[rules.eos_id] = True
 
@@ -89,13 +97,21 @@ def _class() -> Any:
             self.observation_spec = composite(
                 {
                     agent: composite(
-                        {"observation": composite({"observation": tokens.clone()}), "action_mask": flag(1, vocab), "mask": flag(1)}
+                        {
+                            "observation": composite({"observation": tokens.clone()}),
+                            "action_mask": flag(1, vocab),
+                            "mask": flag(1),
+                        }
                     )
                     for agent in agents
                 }
             )
-            self.action_spec = composite({agent: composite({"action": Categorical(vocab, shape=(size, 1))}) for agent in agents})
-            self.reward_spec = composite({agent: composite({"reward": Unbounded(shape=(size, 1, 1))}) for agent in agents})
+            self.action_spec = composite(
+                {agent: composite({"action": Categorical(vocab, shape=(size, 1))}) for agent in agents}
+            )
+            self.reward_spec = composite(
+                {agent: composite({"reward": Unbounded(shape=(size, 1, 1))}) for agent in agents}
+            )
             self.done_spec = composite({**ends(1), **{agent: composite(ends(1, 1)) for agent in agents}})
 
         # ---------------------------------------------------------------- TorchRL
@@ -110,7 +126,8 @@ def _class() -> Any:
             wanted = None if tensordict is None else tensordict.get("_reset", None)
             if wanted is not None and not wanted.all():
                 raise ConfigError(
-                    f"reset of {int(wanted.sum())} of {wanted.numel()} rows; expected all of them, because the rows of a batch begin and end together."
+                    f"reset of {int(wanted.sum())} of {wanted.numel()} rows; expected all of them, because the rows of "
+                    "a batch begin and end together."
                 )
             game = self.game
             if self._played:
@@ -121,7 +138,9 @@ def _class() -> Any:
             for row, episode in enumerate(game.episodes):
                 for seat, agent in enumerate(episode.seats):
                     self._seat_of[row, agent] = seat
-            self._rows = np.full((size, count, self._length), game.rules.vocab_size, np.int64)  # (N, A, L), seats in order of play
+            self._rows = np.full(
+                (size, count, self._length), game.rules.vocab_size, np.int64
+            )  # (N, A, L), seats in order of play
             self._sizes = np.zeros((size, count), np.int64)
             self._seat = -1
             self._begin_turn()
@@ -151,7 +170,10 @@ def _class() -> Any:
                 self._begin_turn()
 
             def ends(*shape: int) -> dict[str, Any]:
-                return {name: torch.full((size, *shape), game.done and name != "truncated") for name in ("done", "terminated", "truncated")}
+                return {
+                    name: torch.full((size, *shape), game.done and name != "truncated")
+                    for name in ("done", "terminated", "truncated")
+                }
 
             result = ends(1)
             for agent, column in zip(game.agents, rewards.T, strict=True):
@@ -166,7 +188,8 @@ def _class() -> Any:
                 value = tensordict.get((agent, name), None)
                 if value is None:
                     raise ConfigError(
-                        f"step() without {(agent, name)!r}; KL mode {self.game.rules.kl.mode!r} needs log pi of every action. Make the policy write "
+                        f"step() without {(agent, name)!r}; KL mode {self.game.rules.kl.mode!r} needs log pi of every "
+                        "action. Make the policy write "
                         "it (return_log_prob=True), name its key with logprob_key=, or use kl='reference' or kl='off'."
                     )
                 columns.append(value.detach().reshape(self.game.batch_size).cpu().numpy())
@@ -192,8 +215,14 @@ def _class() -> Any:
                 seats = self._seat_of[:, index]
                 begun = (seats <= self._seat)[:, None]
                 tokens = np.where(begun, self._rows[np.arange(size), seats], self._prompts)
-                acts = torch.from_numpy(active & (turn.agents == index)) if turn is not None else torch.zeros(size, dtype=torch.bool)
-                legal = torch.where(acts[:, None], self._late if late else self._early, self._noop)[:, None]  # (N, 1, V)
+                acts = (
+                    torch.from_numpy(active & (turn.agents == index))
+                    if turn is not None
+                    else torch.zeros(size, dtype=torch.bool)
+                )
+                legal = torch.where(acts[:, None], self._late if late else self._early, self._noop)[
+                    :, None
+                ]  # (N, 1, V)
                 result[agent] = {
                     **extra.get(agent, {}),
                     "observation": {"observation": torch.from_numpy(tokens)[:, None]},
@@ -204,7 +233,8 @@ def _class() -> Any:
             return TensorDict(result, batch_size=self.batch_size)
 
         def _position(self) -> int:
-            """How many tokens the rows that are still playing have played of this turn: the same in all of them."""
+            """How many tokens the rows that are still playing have played of this turn: the same in
+            all of them."""
             row = int(np.argmax(self.game.active))
             return len(self.game.episodes[row].turns[self._seat].tokens)
 

@@ -1,8 +1,9 @@
 """TRL: a task as what `GRPOTrainer` takes, a data set and reward functions. One agent: the pioneer.
 
-One idea: the trainer samples and learns, the task says what is read and what is paid. A reward function finds its prompt by the column `prompt_index`, so that
-a reward may use its answer, and scores the ids of the completion, decoded as the environment decodes them. KL to the initial model is the trainer's own
-(`beta`), so the environment's is not paid here.
+One idea: the trainer samples and learns, the task says what is read and what is paid. A reward
+function finds its prompt by the column `prompt_index`, so that a reward may use its answer, and
+scores the ids of the completion, decoded as the environment decodes them. KL to the initial model
+is the trainer's own (`beta`), so the environment's is not paid here.
 
     task = coevo_env.make_task("sentiment")
     trainer = GRPOTrainer(
@@ -10,8 +11,9 @@ a reward may use its answer, and scores the ids of the completion, decoded as th
         args=GRPOConfig(**settings(task), output_dir="runs/grpo"),
     )
 
-TRL tokenizes prompts with the special tokens that the tokenizer adds by itself; the environment adds none. The two agree for models without such
-tokens; for the others, leave the token out of the task's template.
+TRL tokenizes prompts with the special tokens that the tokenizer adds by itself; the environment
+adds none. The two agree for models without such tokens; for the others, leave the token out of the
+task's template.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from coevo_env.loading import load_tokenizer
-from coevo_env.task import Task, make_task
-
-from . import require
+from coevo_agents.adapters import require
+from coevo_env.game.task import Task
+from coevo_env.lm.load import load_tokenizer
+from coevo_env.tasks import make_task
 
 __all__ = ["dataset", "reward_functions", "settings"]
 
@@ -35,7 +37,8 @@ def dataset(task: Task | str, split: str = "train") -> Any:
         split: "train" or "test".
 
     Returns:
-        Rows with `prompt` (what the pioneer reads), `prompt_index` and `split`; the last two lead the reward functions back to the task's prompt.
+        Rows with `prompt` (what the pioneer reads), `prompt_index` and `split`; the last two lead
+        the reward functions back to the task's prompt.
     """
     require("trl")
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -51,11 +54,13 @@ def dataset(task: Task | str, split: str = "train") -> Any:
 
 
 def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[..., list[float]]]:
-    """One reward function for each term of a task, in their order, named as the terms. Their weights are in `settings`.
+    """One reward function for each term of a task, in their order, named as the terms. Their
+    weights are in `settings`.
 
     Args:
         task: A `Task` or the name of one.
-        tokenizer: A `coevo_env.TextTokenizer` of the model that is trained; None means that of the task's own model.
+        tokenizer: A `coevo_env.TextTokenizer` of the model that is trained; None means that of the
+            task's own model.
     """
     task = make_task(task)
     tokenizer = tokenizer or task.tokenizer or load_tokenizer(task.model)
@@ -75,7 +80,8 @@ def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[.
 
 
 def settings(task: Task | str) -> dict[str, Any]:
-    """What a `GRPOConfig` has to say so that TRL plays by the rules of the task; add your own, such as `output_dir`."""
+    """What a `GRPOConfig` has to say so that TRL plays by the rules of the task; add your own, such
+    as `output_dir`."""
     task = make_task(task)
     return {
         "max_completion_length": task.max_new_tokens,

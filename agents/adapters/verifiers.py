@@ -1,8 +1,9 @@
 """verifiers: a task as a taskset, prompts that a model is asked and rewards that score its reply.
 
-One idea: verifiers runs a model behind an API and knows texts; a task of ours is texts and rewards, so nothing is lost but the game around it: one
-agent, no tokens, no KL. The package has no learner; trainers that take its tasksets see the rewards that it records. A reply is stripped of
-white space at both ends before it is scored, because verifiers strips it.
+One idea: verifiers runs a model behind an API and knows texts; a task of ours is texts and rewards,
+so nothing is lost but the game around it: one agent, no tokens, no KL. The package has no learner;
+trainers that take its tasksets see the rewards that it records. A reply is stripped of white space
+at both ends before it is scored, because verifiers strips it.
 
     for item in taskset("sentiment"):
         print(item.data.prompt)
@@ -12,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from coevo_env.task import Task, make_task
-
-from . import require
+from coevo_agents.adapters import require
+from coevo_env.game.task import Task
+from coevo_env.tasks import make_task
 
 __all__ = ["taskset"]
 
@@ -27,8 +28,9 @@ def taskset(task: Task | str, split: str = "train") -> Any:
         split: "train" or "test".
 
     Returns:
-        A taskset with one item for each prompt of the split: `data.prompt` is what the pioneer reads. Every term of the task is recorded as a reward under
-        its name and with its weight, so `trace.reward` is the task reward.
+        A taskset with one item for each prompt of the split: `data.prompt` is what the pioneer
+        reads. Every term of the task is recorded as a reward under its name and with its weight, so
+        `trace.reward` is the task reward.
     """
     require("verifiers")
     import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
@@ -52,6 +54,8 @@ def taskset(task: Task | str, split: str = "train") -> Any:
         def load(self) -> Any:
             for index in range(len(source.prompts(split))):
                 prompt = source.prompt(split, index)
-                yield TextTask(TextData(prompt=source.render(prompt), prompt_index=index, name=f"{source.name}/{split}/{index}"))
+                yield TextTask(
+                    TextData(prompt=source.render(prompt), prompt_index=index, name=f"{source.name}/{split}/{index}")
+                )
 
     return TextTaskset(vf.TasksetConfig(id=source.name))

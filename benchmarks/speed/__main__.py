@@ -1,6 +1,8 @@
-"""Runs the speed suite: `python -m benchmarks.speed [--only NAME ...] [--quick] [--out FILE] [--publish]`.
+"""Runs the speed suite: `python -m benchmarks.speed [--only NAME ...] [--quick] [--out FILE]
+[--publish]`.
 
-One idea: every item is a module with `run(settings) -> Item`; this one only chooses, prints and writes.
+One idea: every item is a module with `run(settings) -> Item`; this one only chooses, prints and
+writes.
 """
 
 from __future__ import annotations
@@ -28,17 +30,38 @@ ITEMS = {
 def main() -> int:
     lines = "\n".join(f"  {name:<10} {what}" for name, what in ITEMS.items())
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.speed", description=f"Items:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.speed",
+        description=f"Items:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=list(ITEMS), default=list(ITEMS), metavar="NAME", help="items to run (default: all)")
-    parser.add_argument("--quick", action="store_true", help="few repeats and no real language model: checks that the suite works")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(ITEMS),
+        default=list(ITEMS),
+        metavar="NAME",
+        help="items to run (default: all)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few repeats and no real language model: checks that the suite works"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch, in every process (default: 1)")
-    parser.add_argument("--trl-python", default=sys.executable, help="Python of an environment that has trl (default: this one)")
+    parser.add_argument(
+        "--trl-python", default=sys.executable, help="Python of an environment that has trl (default: this one)"
+    )
     parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--publish", action="store_true", help="update the committed results, pictures and table with these numbers")
-    parser.add_argument("--redraw", action="store_true", help="measure nothing: make pictures and table from the committed results again")
+    parser.add_argument(
+        "--publish", action="store_true", help="update the committed results, pictures and table with these numbers"
+    )
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="measure nothing: make pictures and table from the committed results again",
+    )
     settings = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)  # before torch is imported, and for children
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(
+        settings.threads
+    )  # before torch is imported, and for children
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

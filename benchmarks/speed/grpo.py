@@ -1,14 +1,18 @@
 """Samples per second of one training iteration, against TRL's GRPOTrainer on the same work.
 
-One idea: TRL waits in a process of its own and makes one step each time we have made one, so the two take turns. Both do GRPO: 8 responses of 16
-tokens (8 is TRL's default) to each of 2 prompts of equal length, one scoring pass under the reference (KL on), advantages within groups, one gradient
-pass over the batch. A single agent, the same model, the same prompts and reward function. Each is timed in two settings of TRL's: as it ships (bfloat16
-autocast and gradient checkpointing are its defaults); and tuned like ours, with float32 and without checkpointing. SmolLM2-135M trains LoRA adapters
-on both sides. Beside a TRL in bfloat16 our frozen base is in bfloat16 too where the processor computes in it, and the adapters in float32. The embedded
-model trains all its weights, which bfloat16 is too coarse to store: ours stay in float32. Ours includes the logs of the training loop.
+One idea: TRL waits in a process of its own and makes one step each time we have made one, so the
+two take turns. Both do GRPO: 8 responses of 16 tokens (8 is TRL's default) to each of 2 prompts of
+equal length, one scoring pass under the reference (KL on), advantages within groups, one gradient
+pass over the batch. A single agent, the same model, the same prompts and reward function. Each is
+timed in two settings of TRL's: as it ships (bfloat16 autocast and gradient checkpointing are its
+defaults); and tuned like ours, with float32 and without checkpointing. SmolLM2-135M trains LoRA
+adapters on both sides. Beside a TRL in bfloat16 our frozen base is in bfloat16 too where the
+processor computes in it, and the adapters in float32. The embedded model trains all its weights,
+which bfloat16 is too coarse to store: ours stay in float32. Ours includes the logs of the training
+loop.
 
-TRL has no PPO trainer any more, so PPO is timed too, with one pass and 16 different prompts, as a row without a bar: it has a value head and cannot
-share the reading of prompts.
+TRL has no PPO trainer any more, so PPO is timed too, with one pass and 16 different prompts, as a
+row without a bar: it has a value head and cannot share the reading of prompts.
 
 `trl` may live in another environment (`--trl-python`), because it is not needed for anything else.
 """
@@ -26,8 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.config import apply
-from coevo_env.task import Task, make_task
+from coevo_agents.runs.config import apply
+from coevo_env.game.task import Task
+from coevo_env.tasks import make_task
 
 from .models import TOKENS, config, label, missing
 from .results import Item, Row
@@ -38,7 +43,8 @@ BETA = 0.05
 SETTINGS = (("grpo", True), ("grpo", False), ("ppo", False))
 """(our learner, whether precision and the rest are as TRL ships them)."""
 GAMES = {"embedded": (20, SETTINGS), "smollm2": (4, SETTINGS), "additions": (4, SETTINGS[1:2])}
-"""Pairs of steps in each setting that a game is measured in. The additions are there for their longer prompts."""
+"""Pairs of steps in each setting that a game is measured in. The additions are there for their
+longer prompts."""
 
 
 def run(settings: Any) -> Item:
@@ -57,7 +63,10 @@ def run(settings: Any) -> Item:
             item.skipped.append(reason)
             continue
         try:
-            pairs = {(learner, shipped): _interleaved(game, repeats, settings, learner, shipped) for learner, shipped in pairings}
+            pairs = {
+                (learner, shipped): _interleaved(game, repeats, settings, learner, shipped)
+                for learner, shipped in pairings
+            }
         except WorkerError as error:
             item.skipped.append(f"{label(game)}: {error}")
             continue
@@ -67,16 +76,25 @@ def run(settings: Any) -> Item:
             if learner == "grpo":
                 name = f"samples per second, ours / GRPOTrainer {how}: {label(game)}"
                 note = (
-                    f"TRL {versions[0]} (torch {versions[1]}, transformers {versions[2]}); 1 agent, {BATCH // GENERATIONS} prompts with {GENERATIONS} "
+                    f"TRL {versions[0]} (torch {versions[1]}, transformers {versions[2]}); 1 agent, "
+                    f"{BATCH // GENERATIONS} prompts with {GENERATIONS} "
                     f"responses of {TOKENS} tokens each, 1 pass; {speeds}"
                 )
             else:
                 name = f"samples per second, our PPO / GRPOTrainer {how}: {label(game)}"
-                note = f"TRL has no PPO trainer any more; ours has one pass too, and reads {BATCH} different prompts; {speeds}"
+                note = (
+                    f"TRL has no PPO trainer any more; ours has one pass too, and reads {BATCH} different prompts; "
+                    f"{speeds}"
+                )
             bar = 2.0 if learner == "grpo" else None
             item.rows.append(Row.of(name, ratio_of(theirs, ours), sense=">=", bar=bar, note=note))
         item.rows.append(
-            Row.of(f"samples per second, ours: {label(game)}", median_of(BATCH / pairs["grpo", False][0]), unit="/s", sense=">=")
+            Row.of(
+                f"samples per second, ours: {label(game)}",
+                median_of(BATCH / pairs["grpo", False][0]),
+                unit="/s",
+                sense=">=",
+            )
         )
     return item
 
@@ -86,8 +104,9 @@ class WorkerError(Exception):
 
 
 def prompts_of(game: str) -> tuple[Task, list[str]]:
-    """The task that belongs to a game, and `BATCH` of its prompts whose contexts have the same number of tokens."""
-    from coevo_env.loading import load_tokenizer
+    """The task that belongs to a game, and `BATCH` of its prompts whose contexts have the same
+    number of tokens."""
+    from coevo_env.lm.load import load_tokenizer
 
     settings = config(game)
     task, tokenizer = make_task(settings.task, **settings.task_options), load_tokenizer(settings.model)
@@ -103,7 +122,8 @@ def prompts_of(game: str) -> tuple[Task, list[str]]:
 
 
 def variety(prompts: list[str], responses: list[str]) -> list[float]:
-    """The reward on both sides, cheap and never constant: the share of different letters (grpo_worker.py has the same line)."""
+    """The reward on both sides, cheap and never constant: the share of different letters
+    (grpo_worker.py has the same line)."""
     return [len(set(text)) / 32 for text in responses]
 
 
@@ -124,8 +144,8 @@ def task(game: str) -> Task:
 
 def _interleaved(game: str, repeats: int, settings: Any, learner: str, shipped: bool) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of our iterations and of TRL's steps, (R,) each."""
-    from coevo_agents.loop import Run
-    from coevo_env.models import resolve
+    from coevo_agents.training.loop import Run
+    from coevo_env.lm.names import resolve
 
     warmup, clock = 2 if game == "embedded" else 1, clock_for(settings.threads)
     base = config(game)
@@ -177,7 +197,8 @@ def _interleaved(game: str, repeats: int, settings: Any, learner: str, shipped: 
 
 
 def _computes_in_bfloat16() -> bool:
-    """Whether the processor has instructions for products in bfloat16; where it has none they are many times slower than in float32."""
+    """Whether the processor has instructions for products in bfloat16; where it has none they are
+    many times slower than in float32."""
     import torch
 
     able = torch.cpu.get_capabilities()

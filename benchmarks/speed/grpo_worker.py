@@ -1,7 +1,8 @@
-"""TRL's side of `grpo.py`: GRPOTrainer in an environment of its own, one step whenever it is told to.
+"""TRL's side of `grpo.py`: GRPOTrainer in an environment of its own, one step whenever it is told
+to.
 
-One idea: a callback waits for a line on stdin before each step and answers with the seconds that the step took. It imports nothing of this
-repository.
+One idea: a callback waits for a line on stdin before each step and answers with the seconds that
+the step took. It imports nothing of this repository.
 
     python grpo_worker.py order.json output_directory
 """

@@ -1,13 +1,16 @@
 """One training iteration of two agents against the bare model calls that it needs.
 
-One idea: the real training loop runs, logs included, and after each of its iterations a plain PyTorch loop does the model work of the same
-iteration once more: it samples as many tokens from the same contexts, scores them once under the reference, and makes as many gradient
-passes over them. Their ratio is what the package costs on top of the models.
+One idea: the real training loop runs, logs included, and after each of its iterations a plain
+PyTorch loop does the model work of the same iteration once more: it samples as many tokens from the
+same contexts, scores them once under the reference, and makes as many gradient passes over them.
+Their ratio is what the package costs on top of the models.
 
-The bare side is what one would write by hand: cached sampling with softmax and multinomial, logits of the response only, padding only where
-prompts are ragged, fused Adam. It has no value head, no advantages, no rewards, no text, no clipping of gradients, no checks and no logs.
-Responses have the full length on both sides. The embedded model trains all its weights, with 4 epochs; SmolLM2-135M trains LoRA adapters
-(rank 8, all linear layers) with 1 epoch, the reference being the same model with its adapters off, as in the preset.
+The bare side is what one would write by hand: cached sampling with softmax and multinomial, logits
+of the response only, padding only where prompts are ragged, fused Adam. It has no value head, no
+advantages, no rewards, no text, no clipping of gradients, no checks and no logs. Responses have the
+full length on both sides. The embedded model trains all its weights, with 4 epochs; SmolLM2-135M
+trains LoRA adapters (rank 8, all linear layers) with 1 epoch, the reference being the same model
+with its adapters off, as in the preset.
 """
 
 from __future__ import annotations
@@ -36,9 +39,11 @@ def run(settings: Any) -> Item:
             item.skipped.append(reason)
             continue
         ours, bare = _interleaved(model, weights, epochs, repeats, settings.threads)
-        what = f"{label(model)}, {'LoRA' if weights == 'lora' else 'all weights'}, {epochs} epoch{'s' if epochs > 1 else ''}"
+        trained = "LoRA" if weights == "lora" else "all weights"
+        what = f"{label(model)}, {trained}, {epochs} epoch{'s' if epochs > 1 else ''}"
         note = (
-            f"2 agents, batch {BATCH}, {TOKENS} tokens; {np.median(ours):.3g} s an iteration, rewards and logs included, against "
+            f"2 agents, batch {BATCH}, {TOKENS} tokens; {np.median(ours):.3g} s an iteration, rewards and logs "
+            "included, against "
             f"{np.median(bare):.3g} s of bare model calls"
         )
         item.rows.append(Row.of(f"iteration / bare model calls: {what}", ratio_of(ours, bare), bar=1.15, note=note))
@@ -48,7 +53,7 @@ def run(settings: Any) -> Item:
 
 def _interleaved(model: str, weights: str, epochs: int, repeats: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of iterations of the loop, and of the bare calls after each."""
-    from coevo_agents.loop import Run
+    from coevo_agents.training.loop import Run
 
     warmup, clock = 2, clock_for(threads)
     settings = config(model, weights=weights, iterations=warmup + repeats + 1, **{"ppo.epochs": epochs})
@@ -59,7 +64,9 @@ def _interleaved(model: str, weights: str, epochs: int, repeats: int, threads: i
     def after(iteration: int, _metrics: dict[str, float]) -> None:
         nonlocal mark
         elapsed = clock() - mark
-        if 1 <= iteration <= warmup + repeats:  # 0 is the evaluation before training, and the last one evaluates as well
+        if (
+            1 <= iteration <= warmup + repeats
+        ):  # 0 is the evaluation before training, and the last one evaluates as well
             rollouts = loop.game.rollouts()
             started = clock()
             bare.iteration([(rollout.contexts, int(rollout.seats[0])) for rollout in rollouts])
@@ -76,12 +83,13 @@ def _interleaved(model: str, weights: str, epochs: int, repeats: int, threads: i
 
 
 class Bare:
-    """The model calls of an iteration by plain transformers, peft and torch; it shares no code with the package."""
+    """The model calls of an iteration by plain transformers, peft and torch; it shares no code with
+    the package."""
 
     def __init__(self, eos: int, banned: Sequence[int], settings: Any):
         from transformers import AutoModelForCausalLM
 
-        from coevo_env.models import resolve
+        from coevo_env.lm.names import resolve
 
         path = resolve(settings.model)
         self.eos, self.epochs = eos, settings.ppo.epochs
@@ -91,7 +99,9 @@ class Bare:
         if self.lora:
             from peft import LoraConfig, get_peft_model
 
-            adapter = LoraConfig(r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+            adapter = LoraConfig(
+                r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            )
             shared = get_peft_model(self.reference, adapter, adapter_name="a0")
             shared.add_adapter("a1", adapter)
             self.reference, self.models = shared.eval(), [shared, shared]
@@ -132,10 +142,14 @@ class Bare:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         tokens, logprobs = [], []
         causal = model.get_base_model() if self.lora else model
-        name = "cache" if "cache" in inspect.signature(causal.forward).parameters else "past_key_values"  # of newer and older transformers
+        name = (
+            "cache" if "cache" in inspect.signature(causal.forward).parameters else "past_key_values"
+        )  # of newer and older transformers
         cache = {name: DynamicCache()}
         for _ in range(TOKENS):
-            out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **cache)
+            out = model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1, **cache
+            )
             logits = out.logits[:, -1].index_fill(1, self.forbidden, -torch.inf)
             probabilities = logits.softmax(-1)
             ids = torch.multinomial(probabilities, 1)
@@ -148,7 +162,9 @@ class Bare:
     def _score(self, model: Any, contexts: list[list[int]], tokens: torch.Tensor) -> torch.Tensor:
         ids, mask = self._pad([[*context, *row] for context, row in zip(contexts, tokens.tolist(), strict=True)])
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=TOKENS + 1).logits
+        logits = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=TOKENS + 1
+        ).logits
         logits = logits[:, :-1].index_fill(2, self.forbidden, -torch.inf)
         return logits.gather(2, tokens[..., None])[..., 0] - logits.logsumexp(-1)
 

@@ -1,8 +1,9 @@
 """Memory of two LoRA agents and their reference policy, against one model.
 
-One idea: the adapters share one frozen base, and the reference is that base with its adapters off, so a second agent costs an adapter and a
-value head. Bytes of parameters are counted exactly; the peak resident memory is that of a fresh process that loads and samples once (both
-agents, and the reference scores what they said), less what a process needs that only imports the libraries.
+One idea: the adapters share one frozen base, and the reference is that base with its adapters off,
+so a second agent costs an adapter and a value head. Bytes of parameters are counted exactly; the
+peak resident memory is that of a fresh process that loads and samples once (both agents, and the
+reference scores what they said), less what a process needs that only imports the libraries.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def run(settings: Any) -> Item:
     runs: dict[str, list[dict[str, int]]] = {mode: [] for mode in MODES}
     for _ in range(repeats):
         for mode in MODES:
-            done = subprocess.run([sys.executable, "-m", __name__, model, mode], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-m", __name__, model, mode], capture_output=True, text=True, check=True
+            )
             runs[mode].append(json.loads(done.stdout.splitlines()[-1]))
     one, two = (runs[mode][0]["parameters"] for mode in ("one", "two"))
     peak = {mode: np.array([result["peak"] for result in runs[mode]]) for mode in MODES}
@@ -40,11 +43,15 @@ def run(settings: Any) -> Item:
     item.rows.append(Row(f"bytes of parameters: {what}", **exact, bar=1.3, note=note))
     beyond = median_of((peak["two"] - peak["none"]) / (peak["one"] - peak["none"]))
     mib = {mode: int(np.median(values)) >> 20 for mode, values in peak.items()}
-    note = f"{mib['two'] - mib['none']} against {mib['one'] - mib['none']} MiB beyond the {mib['none']} MiB of the imports"
+    note = (
+        f"{mib['two'] - mib['none']} against {mib['one'] - mib['none']} MiB beyond the {mib['none']} MiB of the imports"
+    )
     item.rows.append(Row.of(f"peak resident memory while sampling: {what}", beyond, bar=1.3, note=note))
     item.rows.append(
         Row.of(
-            f"peak resident memory, imports included: {what}", median_of(peak["two"] / peak["one"]), note=f"{mib['two']} / {mib['one']} MiB"
+            f"peak resident memory, imports included: {what}",
+            median_of(peak["two"] / peak["one"]),
+            note=f"{mib['two']} / {mib['one']} MiB",
         )
     )
     return item
@@ -57,16 +64,19 @@ def measure(model: str, mode: str) -> dict[str, int]:
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    from coevo_agents.config import LoRAConfig
-    from coevo_agents.policy import make_policies
-    from coevo_env.lm import LanguageModel
-    from coevo_env.sampling import Sampling
+    from coevo_agents.learners.policy import make_policies
+    from coevo_agents.runs.config import LoRAConfig
+    from coevo_env.game.sampling import Sampling
+    from coevo_env.lm.model import LanguageModel
 
     bytes_ = 0
     if mode != "none":
         base = LanguageModel.from_pretrained(config(model).model)
         contexts = [list(range(10, 18))] * 8
-        sampling, noise = Sampling(eos_id=base.tokenizer.eos_id, min_new_tokens=16), np.random.default_rng(0).random((8, 16))
+        sampling, noise = (
+            Sampling(eos_id=base.tokenizer.eos_id, min_new_tokens=16),
+            np.random.default_rng(0).random((8, 16)),
+        )
         if mode == "one":
             base.generate(contexts, 16, sampling, noise)
             tensors = dict(base.module.named_parameters())
@@ -83,7 +93,8 @@ def measure(model: str, mode: str) -> dict[str, int]:
 
 
 def _peak() -> int:
-    """Bytes that were resident at most. On Linux from the kernel's mark of this program: `ru_maxrss` begins with that of the parent."""
+    """Bytes that were resident at most. On Linux from the kernel's mark of this program:
+    `ru_maxrss` begins with that of the parent."""
     with contextlib.suppress(OSError), open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
     import resource  # not on Windows

@@ -1,14 +1,15 @@
 """The models, games and prompts that several items measure with.
 
-One idea: every comparison plays the same task: the embedded model on its own task, SmolLM2-135M on openers of real IMDB reviews. Where the length
-of prompts matters, SmolLM2-135M also adds, after three examples.
+One idea: every comparison plays the same task: the embedded model on its own task, SmolLM2-135M on
+openers of real IMDB reviews. Where the length of prompts matters, SmolLM2-135M also adds, after
+three examples.
 """
 
 from __future__ import annotations
 
-from coevo_agents.config import Config, apply
+from coevo_agents.runs.config import Config, apply
 from coevo_env.errors import CoevoError
-from coevo_env.models import resolve
+from coevo_env.lm.names import resolve
 
 __all__ = ["BATCH", "TOKENS", "config", "label", "missing"]
 
@@ -19,12 +20,24 @@ _TASKS = {
     "smollm2": {"task": "imdb", "model": "smollm2", "task_options.source": "package", "task_options.reward": "tfidf"},
     "additions": {"task": "arithmetic", "model": "smollm2", "task_options.shots": 3},
 }
-_LABELS = {"embedded": "embedded model", "smollm2": "SmolLM2-135M", "additions": "SmolLM2-135M, additions after three examples"}
+_LABELS = {
+    "embedded": "embedded model",
+    "smollm2": "SmolLM2-135M",
+    "additions": "SmolLM2-135M, additions after three examples",
+}
 
 
 def config(game: str, **overrides: object) -> Config:
-    """Settings of a run on one of the games in which every response has the full length, so that work can be compared."""
-    base = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "batch_size": BATCH, "eval_prompts": 1, "eval_every": 0, "save_every": 0}
+    """Settings of a run on one of the games in which every response has the full length, so that
+    work can be compared."""
+    base = {
+        "max_new_tokens": TOKENS,
+        "min_new_tokens": TOKENS,
+        "batch_size": BATCH,
+        "eval_prompts": 1,
+        "eval_every": 0,
+        "save_every": 0,
+    }
     return apply(Config(), {**base, **_TASKS[game], **overrides})
 
 

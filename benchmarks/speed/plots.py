@@ -1,6 +1,7 @@
 """Pictures of the results: how cost and memory grow, and where each ratio stands against its bar.
 
-One idea: pictures are made from the committed JSON alone, so they can be drawn again without measuring anything.
+One idea: pictures are made from the committed JSON alone, so they can be drawn again without
+measuring anything.
 """
 
 from __future__ import annotations
@@ -69,13 +70,16 @@ def _scaling(item: dict[str, Any], path: Path) -> None:
     memory = series["memory"]
     episodes, mib = np.array(memory["episodes"]), np.array(memory["mib"])
     axes[3].plot(episodes, mib, color=BLUE, linewidth=1.6)
-    axes[3].set(title="Memory", xlabel="episodes run", ylabel="resident memory, MiB", xlim=(0, None), ylim=(0, mib.max() * 1.25))
+    axes[3].set(
+        title="Memory", xlabel="episodes run", ylabel="resident memory, MiB", xlim=(0, None), ylim=(0, mib.max() * 1.25)
+    )
     figure.savefig(path)
     plt.close(figure)
 
 
 def _ratios(rows: list[dict[str, Any]], path: Path) -> None:
-    """Each ratio over its bar, so that every row reads the same way: right of the line is better than asked."""
+    """Each ratio over its bar, so that every row reads the same way: right of the line is better
+    than asked."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(11, 0.42 * len(rows) + 1.2), layout="constrained")
@@ -86,8 +90,14 @@ def _ratios(rows: list[dict[str, Any]], path: Path) -> None:
         axis.plot(ends, [y, y], color=color, linewidth=2, solid_capstyle="round")
         axis.plot(value, y, "o", color=color, markersize=6)
         text = f"{row['value']:.2f}× ({'≥' if row['sense'] == '>=' else '≤'} {row['bar']:g})"
-        white = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # the line of the bar does not go through the number
-        axis.annotate(text, (max(ends), y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, bbox=white)
+        white = {
+            "facecolor": "white",
+            "edgecolor": "none",
+            "pad": 1.5,
+        }  # the line of the bar does not go through the number
+        axis.annotate(
+            text, (max(ends), y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, bbox=white
+        )
     axis.axvline(1, color=GREY, linewidth=1, zorder=0)
     axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)], fontsize=9)
     axis.set(xlabel="measured over the bar (right is better)", ylim=(-0.6, len(rows) - 0.4), xscale="log")

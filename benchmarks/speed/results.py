@@ -1,7 +1,9 @@
-"""What a benchmark found: rows with an interval and, where the project set one, a bar; as a table, as JSON, as Markdown in the README.
+"""What a benchmark found: rows with an interval and, where the project set one, a bar; as a table,
+as JSON, as Markdown in the README.
 
-One idea: the JSON is the result and everything else is made from it. Each item carries its own date, command and machine, so a part of the
-suite can be measured again without pretending that the rest was.
+One idea: the JSON is the result and everything else is made from it. Each item carries its own
+date, command and machine, so a part of the suite can be measured again without pretending that the
+rest was.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from coevo_agents.runfolder import provenance
+from coevo_agents.runs.folder import provenance
 
 from .timing import Estimate
 
@@ -63,7 +65,8 @@ class Row:
 
 @dataclass
 class Item:
-    """The rows of one benchmark, the series its pictures are drawn from, and why parts of it were left out."""
+    """The rows of one benchmark, the series its pictures are drawn from, and why parts of it were
+    left out."""
 
     rows: list[Row] = field(default_factory=list)
     series: dict[str, Any] = field(default_factory=dict)
@@ -112,7 +115,12 @@ def markdown(results: dict[str, Any]) -> str:
         meta = item["meta"]
         commit = f"; commit {meta['commit'][:7]}" if meta.get("commit") else ""
         versions = ", ".join(f"{k} {v}" for k, v in meta["versions"].items())
-        lines += [f"#### {name}", "", "| measured | median | 95 % interval | bar | | repeats |", "|---|---:|---|---|---|---:|"]
+        lines += [
+            f"#### {name}",
+            "",
+            "| measured | median | 95 % interval | bar | | repeats |",
+            "|---|---:|---|---|---|---:|",
+        ]
         for data in item["rows"]:
             row = Row(**{key: value for key, value in data.items() if key != "verdict"})
             bar = "" if row.bar is None else f"{'≤' if row.sense == '<=' else '≥'} {row.bar:g}"
@@ -121,7 +129,8 @@ def markdown(results: dict[str, Any]) -> str:
             lines.append(f"| {what} | {_value(row)} | {_interval(row)} | {bar} | {verdict} | {row.repeats} |")
         lines += [""] + [f"Not measured: {reason}" for reason in item["skipped"]]
         lines += [
-            f"<sub>{meta['date']}; `{meta['command']}`; {meta['cpu']}, {meta['cores']} cores, {meta['threads']} thread(s), "
+            f"<sub>{meta['date']}; `{meta['command']}`; {meta['cpu']}, {meta['cores']} cores, {meta['threads']} "
+            "thread(s), "
             f"load average before {meta['load_before']}; {versions}{commit}.</sub>",
             "",
         ]

@@ -1,11 +1,12 @@
-"""What the game itself costs, per token: the rules, the bookkeeping, the reference (a table) and the PettingZoo faces. No language model.
+"""What the game itself costs, per token: the rules, the bookkeeping, the reference (a table) and
+the PettingZoo faces. No language model.
 
-One idea: the tokens are drawn beforehand, so that what is timed is the environment and nothing that acts in it. A table model of V = 32
-stands for the reference policy, and KL is on. It is plain single-threaded Python, so processor time is measured: the wall-clock time of an
-idle machine.
+One idea: the tokens are drawn beforehand, so that what is timed is the environment and nothing that
+acts in it. A table model of V = 32 stands for the reference policy, and KL is on. It is plain
+single-threaded Python, so processor time is measured: the wall-clock time of an idle machine.
 
-The batched engine is timed from `reset` to `rollouts` and the controllers, rewards included. Short turns are dearer per token, because a
-turn has costs of its own (a context, a text, a reward).
+The batched engine is timed from `reset` to `rollouts` and the controllers, rewards included. Short
+turns are dearer per token, because a turn has costs of its own (a context, a text, a reward).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env import aec
-from coevo_env.batch import BatchEnv
+from coevo_env.faces import aec
+from coevo_env.faces.batch import BatchEnv
 from coevo_env.tasks import toy
 
 from .results import Item, Row
@@ -40,7 +41,9 @@ def _batched(size: int, budget: int, repeats: int, name: str, bar: float | None)
     game = BatchEnv(size, toy.task(vocab_size=VOCAB, max_new_tokens=budget), "table", seed=0, kl="reported")
     draw = np.random.default_rng(0)
     full = budget > 3
-    tokens = draw.integers(1 if full else 0, VOCAB if full else 3, (2, size, budget))  # two seats; the short ones end early, often
+    tokens = draw.integers(
+        1 if full else 0, VOCAB if full else 3, (2, size, budget)
+    )  # two seats; the short ones end early, often
     ends = np.where((tokens == 0).any(-1), (tokens == 0).argmax(-1) + 1, budget)
     logprobs = -draw.exponential(1.0, tokens.shape)
 
@@ -55,7 +58,13 @@ def _batched(size: int, budget: int, repeats: int, name: str, bar: float | None)
 
     seconds = interleave({"batch": batch}, repeats, warmup=3, clock=time.process_time)["batch"]
     cost = median_of(seconds / ends.sum()).scaled(1e6)
-    return Row.of(name, cost, unit="µs/token", bar=bar, note=f"{int(ends.sum())} tokens a batch; reset to rollouts, rewards included")
+    return Row.of(
+        name,
+        cost,
+        unit="µs/token",
+        bar=bar,
+        note=f"{int(ends.sum())} tokens a batch; reset to rollouts, rewards included",
+    )
 
 
 def _faces(episodes: int, repeats: int) -> list[Row]:
@@ -74,10 +83,18 @@ def _faces(episodes: int, repeats: int) -> list[Row]:
         env = make(task=toy.task(vocab_size=VOCAB, max_new_tokens=16), model="table", seed=0, kl=mode)
         cost[name] = []
         play = _loop if whole else _steps
-        sides[name] = lambda env=env, mode=mode, play=play, name=name: cost[name].append(play(env, mode, actions, episodes))
+        sides[name] = lambda env=env, mode=mode, play=play, name=name: cost[name].append(
+            play(env, mode, actions, episodes)
+        )
     interleave(sides, repeats, warmup=1)
     return [
-        Row.of(name, median_of(np.array(cost[name][1:])).scaled(1e6), unit="µs/step", bar=bar, note="2 agents, turns of 16 tokens")
+        Row.of(
+            name,
+            median_of(np.array(cost[name][1:])).scaled(1e6),
+            unit="µs/step",
+            bar=bar,
+            note="2 agents, turns of 16 tokens",
+        )
         for name, _, _, _, bar in cases
     ]
 
@@ -104,7 +121,8 @@ def _steps(env: Any, mode: str, actions: list[int], episodes: int) -> float:
 
 
 def _loop(env: Any, mode: str, actions: list[int], episodes: int) -> float:
-    """Seconds per step of the loop in PettingZoo's documentation, dead steps and resets included."""
+    """Seconds per step of the loop in PettingZoo's documentation, dead steps and resets
+    included."""
     count, draws = 0, iter(actions)
     started = time.process_time()
     for _ in range(episodes):

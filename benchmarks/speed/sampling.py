@@ -1,8 +1,10 @@
-"""`LanguageModel.generate` against transformers' `model.generate`: same model, same prompts, same tokens.
+"""`LanguageModel.generate` against transformers' `model.generate`: same model, same prompts, same
+tokens.
 
-One idea: both sample 16 tokens for 32 prompts at temperature 1, without top-k or top-p, and refuse the same ids; first with EOS refused, so
-that both emit the same number of tokens, then as in training, where a response ends by itself. Ours also returns the log-prob of each
-token, which theirs does not. Above 1 ours is faster.
+One idea: both sample 16 tokens for 32 prompts at temperature 1, without top-k or top-p, and refuse
+the same ids; first with EOS refused, so that both emit the same number of tokens, then as in
+training, where a response ends by itself. Ours also returns the log-prob of each token, which
+theirs does not. Above 1 ours is faster.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ def run(settings: Any) -> Item:
 
 
 def _row(model: str, full: bool, bar: float | None, repeats: int, threads: int) -> Row:
-    from coevo_env.build import build
-    from coevo_env.lm import LanguageModel
-    from coevo_env.task import make_task
+    from coevo_env.faces.build import build
+    from coevo_env.lm.model import LanguageModel
+    from coevo_env.tasks import make_task
 
     settings = config(model, num_agents=1, min_new_tokens=TOKENS if full else 1)
     lm = LanguageModel.from_pretrained(model)
@@ -74,5 +76,9 @@ def _row(model: str, full: bool, bar: float | None, repeats: int, threads: int) 
     note += f"{count['ours']:.0f} and {count['theirs']:.0f} tokens a call, padding not counted"
     what = "full-length responses" if full else "responses of their own length"
     return Row.of(
-        f"{label(model)}, {what}: model.generate / ours", ratio_of(seconds["theirs"], seconds["ours"]), sense=">=", bar=bar, note=note
+        f"{label(model)}, {what}: model.generate / ours",
+        ratio_of(seconds["theirs"], seconds["ours"]),
+        sense=">=",
+        bar=bar,
+        note=note,
     )

@@ -1,7 +1,8 @@
-"""Time measured so that a busy machine does not lie: the sides of a comparison take turns (A B A B ...), and only their ratio is compared.
+"""Time measured so that a busy machine does not lie: the sides of a comparison take turns (A B A B
+...), and only their ratio is compared.
 
-One idea: whatever slows the machine down for a while slows both sides of a pair, so the ratio within a pair is what can be trusted. Nothing
-here decides whether a number is good.
+One idea: whatever slows the machine down for a while slows both sides of a pair, so the ratio
+within a pair is what can be trusted. Nothing here decides whether a number is good.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median with its 95 % interval: percentiles of the bootstrapped median, or the range where there are fewer than 6 values."""
+    """A median with its 95 % interval: percentiles of the bootstrapped median, or the range where
+    there are fewer than 6 values."""
 
     value: float
     low: float
@@ -33,12 +35,16 @@ class Estimate:
 
 
 def clock_for(threads: int) -> Callable[[], float]:
-    """With one thread the processor time of this process, which other programs do not change; with more, wall-clock time."""
+    """With one thread the processor time of this process, which other programs do not change; with
+    more, wall-clock time."""
     return time.process_time if threads == 1 else time.perf_counter
 
 
 def interleave(
-    sides: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1, clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Runs every side once per repeat, in turn.
 
@@ -46,8 +52,8 @@ def interleave(
         sides: Name -> what to time.
         repeats: Timed rounds.
         warmup: Rounds before them that are not timed.
-        clock: Wall-clock time, or `time.process_time`: the processor time of this process, which for single-threaded code is the
-            wall-clock time of an idle machine.
+        clock: Wall-clock time, or `time.process_time`: the processor time of this process, which
+            for single-threaded code is the wall-clock time of an idle machine.
 
     Returns:
         Seconds of each side, shape (repeats,).

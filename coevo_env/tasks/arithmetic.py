@@ -1,8 +1,8 @@
 """Sums to complete, with an answer that is right or wrong: "2+3=" -> "5".
 
-One idea: pairs of operands are held out, not prompts, and both orders of a pair go to the same split, so what is
-tested was never seen in either order. The template shows solved examples, because the default model completes text
-and was not trained to follow a request.
+One idea: pairs of operands are held out, not prompts, and both orders of a pair go to the same
+split, so what is tested was never seen in either order. The template shows solved examples, because
+the default model completes text and was not trained to follow a request.
 
 Version history: 1 (0.1.0).
 """
@@ -12,10 +12,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from ..errors import ConfigError, unknown_name
-from ..rewards import exact_answer
-from ..rng import rng
-from ..task import Prompt, Task
+from coevo_env.errors import ConfigError, unknown_name
+from coevo_env.game.task import Prompt, Task
+from coevo_env.rewards import exact_answer
+from coevo_env.rng import rng
 
 __all__ = ["task"]
 
@@ -33,11 +33,13 @@ def task(
     seed: int = 0,
     model: str = "smollm2",
 ) -> Task:
-    """One-digit addition by default: 80 prompts in 44 unordered pairs; the pair of the example is left out.
+    """One-digit addition by default: 80 prompts in 44 unordered pairs; the pair of the example is
+    left out.
 
     Args:
         digits: Digits of each operand, which has no leading zero: 1 means 1 to 9, 2 means 10 to 99.
-        operations: Any of "+", "-", "*", as one string or a sequence. Differences are never negative.
+        operations: Any of "+", "-", "*", as one string or a sequence. Differences are never
+            negative.
         shots: Solved examples in front of each prompt; their pairs are in neither split.
         test_fraction: Part of the pairs that is held out, in (0, 1).
         extract: How an answer is read from a response, see `coevo_env.rewards.exact_answer`.
@@ -56,7 +58,9 @@ def task(
     if not 1 <= digits <= 9:
         raise ConfigError(f"arithmetic: digits={digits}; expected 1 to 9.")
     if not 0 < test_fraction < 1:
-        raise ConfigError(f"arithmetic: test_fraction={test_fraction}; expected a number between 0 and 1, both excluded.")
+        raise ConfigError(
+            f"arithmetic: test_fraction={test_fraction}; expected a number between 0 and 1, both excluded."
+        )
     if not 0 <= shots <= 8:
         raise ConfigError(f"arithmetic: shots={shots}; expected 0 to 8.")
 
@@ -65,7 +69,8 @@ def task(
     examples, rest = [pairs[i] for i in order[:shots]], [pairs[i] for i in order[shots:]]
     held_out = max(1, round(test_fraction * len(rest)))
     header = "".join(
-        f"{prompt}{prompt.answer}\n" for prompt in (_prompts([pair], operations[i % len(operations)])[0] for i, pair in enumerate(examples))
+        f"{prompt}{prompt.answer}\n"
+        for prompt in (_prompts([pair], operations[i % len(operations)])[0] for i, pair in enumerate(examples))
     )
     longest = 2 * digits if "*" in operations else digits + 1
     characters = len(header) + 2 * (2 * digits + 3) + 4 * (longest + 4)
@@ -81,7 +86,9 @@ def task(
         stop_at_newline=True,
         model=model,
         scripted=lambda prompt, seen: prompt.answer or "",
-        description=f"{digits}-digit sums with {' '.join(operations)}; 1 for the exact answer, held-out pairs in the test split",
+        description=(
+            f"{digits}-digit sums with {' '.join(operations)}; 1 for the exact answer, held-out pairs in the test split"
+        ),
     )
 
 

@@ -1,14 +1,16 @@
-"""Grade-school word problems, as CORY trains on them: a solved example, the question, and 1 for the right last number.
+"""Grade-school word problems, as CORY trains on them: a solved example, the question, and 1 for the
+right last number.
 
-One idea: the response may reason as it likes; only its last number is compared with the gold answer. The observer
-reads the pioneer's response as a reference between the question and its own answer.
+One idea: the response may reason as it likes; only its last number is compared with the gold
+answer. The observer reads the pioneer's response as a reference between the question and its own
+answer.
 
-What is the paper's: dataset, order of the parts of both prompts, reward. What is ours: the wording and the solved
-example (the paper prints neither as data), and the length of a response (not given). The questions are not part of
-this package.
+What is the paper's: dataset, order of the parts of both prompts, reward. What is ours: the wording
+and the solved example (the paper prints neither as data), and the length of a response (not given).
+The questions are not part of this package.
 
-Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.2; Cobbe et al., arXiv 2110.14168 (the
-dataset, MIT).
+Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.2; Cobbe et al., arXiv
+2110.14168 (the dataset, MIT).
 
 Version history: 1 (0.1.0).
 """
@@ -18,10 +20,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import ConfigError
-from ..rewards import exact_answer, parse_number
-from ..task import Prompt, Task
-from .hubdata import Row, load_splits
+from coevo_env.assets.reviews import Row, load_splits
+from coevo_env.errors import ConfigError
+from coevo_env.game.task import Prompt, Task
+from coevo_env.rewards import exact_answer, parse_number
 
 __all__ = ["task"]
 
@@ -42,12 +44,13 @@ def task(
     """GSM8K: 7,473 train and 1,319 test questions.
 
     Args:
-        source: "hub" (`openai/gsm8k`, needs the extra `hub`), or a folder with `train.jsonl` and `test.jsonl` in the
-            hub's format (columns question, answer; an answer ends with "#### 72"). None means the folder that the
-            environment variable COEVO_GSM8K names, else the hub.
+        source: "hub" (`openai/gsm8k`, needs the extra `hub`), or a folder with `train.jsonl` and
+            `test.jsonl` in the hub's format (columns question, answer; an answer ends with "####
+            72"). None means the folder that the environment variable COEVO_GSM8K names, else the
+            hub.
         model: Default model; the paper's is Llama-2-7b-chat in 4 bit.
-        max_new_tokens, max_context, stop_at_newline: See `Task`. For models that write on after the answer, such as
-            base models, set `stop_at_newline`, since the last number counts.
+        max_new_tokens, max_context, stop_at_newline: See `Task`. For models that write on after the
+            answer, such as base models, set `stop_at_newline`, since the last number counts.
 
     Raises:
         ConfigError: No data there, or rows without a question or a gold number.
@@ -83,6 +86,7 @@ def _prompt(row: Row, number: int, source: str | Path, split: str) -> Prompt:
     value = parse_number(gold)
     if not marker or value is None:
         raise ConfigError(
-            f"gsm8k, {source} ({split}), row {number}: the answer ends with {str(row['answer'])[-40:]!r}; expected '#### ' and a number."
+            f"gsm8k, {source} ({split}), row {number}: the answer ends with {str(row['answer'])[-40:]!r}; expected "
+            "'#### ' and a number."
         )
     return Prompt(str(row["question"]).strip(), answer=str(value), info={"reasoning": reasoning.strip()})

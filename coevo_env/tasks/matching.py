@@ -1,15 +1,19 @@
 """A zero-sum token game whose equilibrium is known: biased rock-paper-scissors, one token a turn.
 
-One idea: what a move earns is decided by the other's move, so nothing that is fixed is best, and a learner is right when it comes close to the
-equilibrium. With KL shaping this is the equilibrium of the *regularised* game, in which each player pays beta for every nat away from the
-reference policy: it is unique, every move has a positive probability in it, and it is the quantal response equilibrium with the reference
-as prior. All of it is computed here from the payoff matrix, exactly. Nothing here trains or samples.
+One idea: what a move earns is decided by the other's move, so nothing that is fixed is best, and a
+learner is right when it comes close to the equilibrium. With KL shaping this is the equilibrium of
+the *regularised* game, in which each player pays beta for every nat away from the reference policy:
+it is unique, every move has a positive probability in it, and it is the quantal response
+equilibrium with the reference as prior. All of it is computed here from the payoff matrix, exactly.
+Nothing here trains or samples.
 
-Play it with `context="none"`, so that both choose unseen, and `mixing="own"`: the joint reward is zero-sum as it is, and "competitive" would
-double it. With `context="all"` the second player sees the first one's move and wins.
+Play it with `context="none"`, so that both choose unseen, and `mixing="own"`: the joint reward is
+zero-sum as it is, and "competitive" would double it. With `context="all"` the second player sees
+the first one's move and wins.
 
-Source: McKelvey and Palfrey, "Quantal Response Equilibria for Normal Form Games", Games and Economic Behavior 10 (1995), section 2; the
-regularised game with a reference: Jacob et al., "Modeling Strong and Human-Like Gameplay with KL-Regularized Search", ICML 2022.
+Source: McKelvey and Palfrey, "Quantal Response Equilibria for Normal Form Games", Games and
+Economic Behavior 10 (1995), section 2; the regularised game with a reference: Jacob et al.,
+"Modeling Strong and Human-Like Gameplay with KL-Regularized Search", ICML 2022.
 
 Version history: 1 (0.2.0).
 """
@@ -22,15 +26,16 @@ from itertools import combinations
 
 import numpy as np
 
-from ..core import Rules
-from ..errors import ConfigError
-from ..reference import IntTokenizer, ReferencePolicy
-from ..task import Prompt, Task
+from coevo_env.errors import ConfigError
+from coevo_env.game.reference import IntTokenizer, ReferencePolicy
+from coevo_env.game.rules import Rules
+from coevo_env.game.task import Prompt, Task
 
 __all__ = ["BIASED", "Equilibrium", "equilibrium", "exploitability", "move_probabilities", "task"]
 
 BIASED = ((0.0, -1.0, 0.25), (1.0, 0.0, -0.25), (-0.25, 0.25, 0.0))
-"""Rock, paper, scissors in which paper's win counts four times; without KL the equilibrium is (1/6, 1/6, 2/3): everybody expects paper."""
+"""Rock, paper, scissors in which paper's win counts four times; without KL the equilibrium is (1/6,
+1/6, 2/3): everybody expects paper."""
 
 MAX_MOVES = 8
 
@@ -39,16 +44,20 @@ def task(payoff: Sequence[Sequence[float]] = BIASED) -> Task:
     """The game.
 
     Args:
-        payoff: M x M; `payoff[i][j]` is what the pioneer earns, and the observer loses, when the pioneer plays move i and the observer move
-            j (tokens i + 1 and j + 1; token 0 is EOS, which is refused). If the matrix is antisymmetric the seats do not matter.
+        payoff: M x M; `payoff[i][j]` is what the pioneer earns, and the observer loses, when the
+            pioneer plays move i and the observer move j (tokens i + 1 and j + 1; token 0 is EOS,
+            which is refused). If the matrix is antisymmetric the seats do not matter.
 
-    A response that is no move loses the largest payoff there is. Among N > 2 agents each earns the mean of its games against the others,
-    the earlier seat being the pioneer. An agent alone, as in evaluation, earns the mean against an opponent who moves uniformly at random.
+    A response that is no move loses the largest payoff there is. Among N > 2 agents each earns the
+    mean of its games against the others, the earlier seat being the pioneer. An agent alone, as in
+    evaluation, earns the mean against an opponent who moves uniformly at random.
     """
     matrix = _matrix(payoff)
     moves, stake = len(matrix), float(np.abs(matrix).max())
     if matrix.shape != (moves, moves) or moves < 2:
-        raise ConfigError(f"matching task with a payoff of shape {matrix.shape}; expected a square matrix of at least 2 moves.")
+        raise ConfigError(
+            f"matching task with a payoff of shape {matrix.shape}; expected a square matrix of at least 2 moves."
+        )
     names = {str(move + 1): move for move in range(moves)}
 
     def versus(first: int | None, second: int | None) -> float:
@@ -111,19 +120,23 @@ def equilibrium(
     beta: float,
     reference: Sequence[float] | tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Equilibrium:
-    """The equilibrium of a zero-sum matrix game in which each player pays beta per nat of KL to its reference.
+    """The equilibrium of a zero-sum matrix game in which each player pays beta per nat of KL to its
+    reference.
 
-    With beta > 0, by Newton's method on the pioneer's side of max_x min_y x'Ay - beta KL(x || p) + beta KL(y || q), where the inner minimum
-    is `y ~ q exp(-A'x / beta)`: a smooth, strictly concave function of x. With beta = 0, an extreme Nash equilibrium, by trying every
-    square kernel of the matrix (Shapley and Snow, "Basic Solutions of Discrete Games", 1950).
+    With beta > 0, by Newton's method on the pioneer's side of max_x min_y x'Ay - beta KL(x || p) +
+    beta KL(y || q), where the inner minimum is `y ~ q exp(-A'x / beta)`: a smooth, strictly concave
+    function of x. With beta = 0, an extreme Nash equilibrium, by trying every square kernel of the
+    matrix (Shapley and Snow, "Basic Solutions of Discrete Games", 1950).
 
     Args:
         payoff: A, (M, K), what the pioneer earns.
         beta: KL coefficient >= 0.
-        reference: Probabilities of the moves, all positive: (M,) for both players, or one for each. None is uniform.
+        reference: Probabilities of the moves, all positive: (M,) for both players, or one for each.
+            None is uniform.
 
     Raises:
-        ConfigError: A matrix or probabilities that are none; beta below 0, or too close to 0 to be solved; more than 8 moves with beta = 0.
+        ConfigError: A matrix or probabilities that are none; beta below 0, or too close to 0 to be
+            solved; more than 8 moves with beta = 0.
 
     >>> [round(p * 6, 9) for p in equilibrium(BIASED, 0.0).row.tolist()]
     [1.0, 1.0, 4.0]
@@ -143,11 +156,13 @@ def exploitability(
     beta: float = 0.0,
     reference: Sequence[float] | tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> float:
-    """How much the two players together could gain if each gave its best answer to the other: 0 exactly at the equilibrium.
+    """How much the two players together could gain if each gave its best answer to the other: 0
+    exactly at the equilibrium.
 
     Args:
         row, column: Probabilities of the moves of the pioneer and of the observer.
-        payoff, beta, reference: As in `equilibrium`; with beta > 0 gains are net of KL. Its best answers are enumerated, not searched for.
+        payoff, beta, reference: As in `equilibrium`; with beta > 0 gains are net of KL. Its best
+            answers are enumerated, not searched for.
     """
     matrix = _matrix(payoff)
     p, q = _references(reference, *matrix.shape)
@@ -160,7 +175,8 @@ def exploitability(
 
 
 def move_probabilities(policy: ReferencePolicy, rules: Rules, responses: Sequence[str] = ()) -> np.ndarray:
-    """How a policy moves, exactly: probabilities (M,) of the moves, at the first prompt of the rules' split.
+    """How a policy moves, exactly: probabilities (M,) of the moves, at the first prompt of the
+    rules' split.
 
     Args:
         policy: Anything with the `score` of a `ReferencePolicy`.
@@ -184,7 +200,9 @@ def _newton(matrix: np.ndarray, beta: float, p: np.ndarray, q: np.ndarray) -> tu
         return float(-beta * (x @ (theta - logp)) - beta * total), x, np.exp(logits - total)
 
     scale = max(float(np.abs(matrix).max()), 1e-300)
-    tolerance = 1e-14 * (10 * scale + scale**2 / beta + 10 * beta)  # rounding, also in x'A / beta, which moves y and with it the gradient
+    tolerance = 1e-14 * (
+        10 * scale + scale**2 / beta + 10 * beta
+    )  # rounding, also in x'A / beta, which moves y and with it the gradient
     theta = logp.copy()  # log x
     value, x, y = answer(theta)
     share = 1.0
@@ -200,7 +218,8 @@ def _newton(matrix: np.ndarray, beta: float, p: np.ndarray, q: np.ndarray) -> tu
             theta = np.logaddexp(theta + np.log1p(-share), best + np.log(share))
             value, x, y = answer(theta)
             continue
-        # with the step d = x s the Newton system stays well scaled where a move is all but never played
+        # with the step d = x s the Newton system stays well scaled where a move is all but never
+        # played
         curvature = beta * np.eye(len(x)) + matrix @ (np.diag(y) - np.outer(y, y)) @ matrix.T @ np.diag(x) / beta
         pair = np.linalg.solve(curvature, np.stack([gradient, np.ones_like(x)], 1))
         step = pair[:, 0] - pair[:, 1] * (x @ pair[:, 0]) / (x @ pair[:, 1])
@@ -216,14 +235,22 @@ def _newton(matrix: np.ndarray, beta: float, p: np.ndarray, q: np.ndarray) -> tu
             if size < 1e-12:  # rounding hides any further gain
                 if gap <= 1e4 * tolerance:
                     return x, y
-                raise ConfigError(f"equilibrium with beta={beta!r}: no convergence; take a larger beta, or 0 for the Nash equilibrium.")
+                raise ConfigError(
+                    f"equilibrium with beta={beta!r}: no convergence; take a larger beta, or 0 for the Nash "
+                    "equilibrium."
+                )
         theta, (value, x, y) = new, found
-    raise ConfigError(f"equilibrium with beta={beta!r}: no convergence in 500 steps; take a larger beta, or 0 for the Nash equilibrium.")
+    raise ConfigError(
+        f"equilibrium with beta={beta!r}: no convergence in 500 steps; take a larger beta, or 0 for the Nash "
+        "equilibrium."
+    )
 
 
 def _nash(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if max(matrix.shape) > MAX_MOVES:
-        raise ConfigError(f"Nash equilibrium of a {matrix.shape} game; expected at most {MAX_MOVES} moves (beta > 0 has no limit).")
+        raise ConfigError(
+            f"Nash equilibrium of a {matrix.shape} game; expected at most {MAX_MOVES} moves (beta > 0 has no limit)."
+        )
     tolerance = 1e-10 * max(1.0, float(np.abs(matrix).max()))
     for size in range(1, min(matrix.shape) + 1):
         for rows in combinations(range(matrix.shape[0]), size):
@@ -247,16 +274,25 @@ def _matrix(payoff) -> np.ndarray:
     try:
         matrix = np.array(payoff, np.float64)
     except (TypeError, ValueError):
-        raise ConfigError(f"payoff {payoff!r}; expected a matrix of numbers, one row for each move of the pioneer.") from None
+        raise ConfigError(
+            f"payoff {payoff!r}; expected a matrix of numbers, one row for each move of the pioneer."
+        ) from None
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
-        raise ConfigError(f"payoff of shape {matrix.shape}; expected a matrix of finite numbers, one row for each move of the pioneer.")
+        raise ConfigError(
+            f"payoff of shape {matrix.shape}; expected a matrix of finite numbers, one row for each move of the "
+            "pioneer."
+        )
     return matrix
 
 
 def _references(reference, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     if reference is None:
         return np.full(rows, 1 / rows), np.full(columns, 1 / columns)
-    pair = reference if isinstance(reference, tuple) and len(reference) == 2 and np.ndim(reference[0]) == 1 else (reference, reference)
+    pair = (
+        reference
+        if isinstance(reference, tuple) and len(reference) == 2 and np.ndim(reference[0]) == 1
+        else (reference, reference)
+    )
     p, q = _probabilities("reference", pair[0], rows), _probabilities("reference", pair[1], columns)
     if min(p.min(), q.min()) <= 0:
         raise ConfigError("a reference with a probability of 0; expected all moves to be possible, or KL is infinite.")

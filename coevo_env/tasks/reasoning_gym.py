@@ -1,11 +1,12 @@
-"""Any dataset of the `reasoning-gym` package by its name: procedural puzzles with a scoring rule of their own.
+"""Any dataset of the `reasoning-gym` package by its name: procedural puzzles with a scoring rule of
+their own.
 
-One idea: the answer is taken out of the response first and then scored. Without that, the package's default rule pays
-for a wrong answer that contains the right one ("42" for 4), and punishes a right one in a sentence ("The answer is
-4").
+One idea: the answer is taken out of the response first and then scored. Without that, the package's
+default rule pays for a wrong answer that contains the right one ("42" for 4), and punishes a right
+one in a sentence ("The answer is 4").
 
-Both splits come from one generator and one seed, by index, because item i of many datasets depends on seed + i only:
-two neighbouring seeds would share nearly all items.
+Both splits come from one generator and one seed, by index, because item i of many datasets depends
+on seed + i only: two neighbouring seeds would share nearly all items.
 
 Version history: 1 (0.1.0).
 """
@@ -17,9 +18,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigError, MissingExtraError, unknown_name
-from ..rewards import exact_answer, last_number, parse_number
-from ..task import Prompt, RewardFunction, Task
+from coevo_env.errors import ConfigError, MissingExtraError, unknown_name
+from coevo_env.game.task import Prompt, RewardFunction, Task
+from coevo_env.rewards import exact_answer, last_number, parse_number
 
 __all__ = ["extract_answer", "task"]
 
@@ -42,8 +43,8 @@ def task(
 
     Args:
         dataset: Its name, such as "chain_sum".
-        size, test_size: Items generated for each split. Test items whose question is also in the train split are
-            dropped.
+        size, test_size: Items generated for each split. Test items whose question is also in the
+            train split are dropped.
         seed: Seed of the generator; item i is a pure function of it and i.
         model: Default model.
         max_new_tokens, max_context: See `Task`.
@@ -52,8 +53,8 @@ def task(
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
-        ConfigError: Unknown dataset, an option that it does not have or refuses, or no test item that is not in the
-            train split.
+        ConfigError: Unknown dataset, an option that it does not have or refuses, or no test item
+            that is not in the train split.
     """
     try:
         import reasoning_gym as gym
@@ -61,10 +62,14 @@ def task(
     except ImportError:
         raise MissingExtraError(f"the task 'reasoning-gym/{dataset}'", "reasoning-gym", "reasoning-gym") from None
     if dataset not in DATASETS:
-        near = difflib.get_close_matches(dataset, DATASETS, n=5, cutoff=0.4) or sorted(DATASETS)  # there are over a hundred
+        near = difflib.get_close_matches(dataset, DATASETS, n=5, cutoff=0.4) or sorted(
+            DATASETS
+        )  # there are over a hundred
         raise unknown_name("reasoning-gym dataset", dataset, near)
     if size < 1 or test_size < 1:
-        raise ConfigError(f"reasoning-gym/{dataset}: size={size}, test_size={test_size}; expected at least 1 item in each.")
+        raise ConfigError(
+            f"reasoning-gym/{dataset}: size={size}, test_size={test_size}; expected at least 1 item in each."
+        )
     try:
         generator = gym.create_dataset(dataset, size=size + test_size, seed=seed, **config)  # pyright: ignore[reportAttributeAccessIssue]
     except (TypeError, AssertionError, ValueError) as error:
@@ -76,7 +81,8 @@ def task(
     several_lines = any("\n" in (prompt.answer or "").strip() for prompt in train)
     if not test:
         raise ConfigError(
-            f"reasoning-gym/{dataset}: all {test_size} test questions are in the train split too; make `size` smaller, or choose options "
+            f"reasoning-gym/{dataset}: all {test_size} test questions are in the train split too; make `size` smaller, "
+            "or choose options "
             "with more different questions."
         )
     return Task(
@@ -106,8 +112,9 @@ def _prompt(entry: dict[str, Any]) -> Prompt:
 def extract_answer(response: str, gold: str | None = None) -> str:
     """The part of a response that is its answer.
 
-    That is what stands in the last `<answer>` tags, else behind the last "answer is" or "answer:", else all of it;
-    white space around it goes, and where the gold answer is one number, all but the last number goes too.
+    That is what stands in the last `<answer>` tags, else behind the last "answer is" or "answer:",
+    else all of it; white space around it goes, and where the gold answer is one number, all but the
+    last number goes too.
 
     >>> extract_answer("I think the answer is 8.", gold="8"), extract_answer(" blue ", gold="red")
     ('8', 'blue')
@@ -135,7 +142,8 @@ def _reward(generator: Any) -> RewardFunction:
             answer = extract_answer(response, prompt.answer)
             value = float(generator.score_answer(answer, dict(prompt.info)))
             if default_rule or (prompt.answer is not None and parse_number(prompt.answer) is not None):
-                # What these rules give below 1 is for text around the right answer, or for digits that contain it.
+                # What these rules give below 1 is for text around the right answer, or for digits
+                # that contain it.
                 value = float(value >= 1 or same([prompt], [answer])[0])
             scores.append(value)
         return scores

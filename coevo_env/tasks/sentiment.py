@@ -1,26 +1,31 @@
-"""Go on with an opener so that the sentence sounds happy: the default task, offline, on the embedded model.
+"""Go on with an opener so that the sentence sounds happy: the default task, offline, on the
+embedded model.
 
-One idea: the openers carry no sentiment ("the soup we had tasted was"), so the initial reward is about 0 and whatever is gained was
-learned. The observer reads the pioneer's whole sentence and then the opener again. In the text that the embedded model was trained on,
-sentences that share their opener mostly share their mood, so a better pioneer makes a better observer from the first iteration on.
+One idea: the openers carry no sentiment ("the soup we had tasted was"), so the initial reward is
+about 0 and whatever is gained was learned. The observer reads the pioneer's whole sentence and then
+the opener again. In the text that the embedded model was trained on, sentences that share their
+opener mostly share their mood, so a better pioneer makes a better observer from the first iteration
+on.
 
-The reward is the VADER compound score of opener and response together, in [-1, 1]. It saturates: one positive word gives about 0.6, three
-give 0.9. It does not judge grammar; the KL to the reference model does that.
+The reward is the VADER compound score of opener and response together, in [-1, 1]. It saturates:
+one positive word gives about 0.6, three give 0.9. It does not judge grammar; the KL to the
+reference model does that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..models import grammar
-from ..rewards import lexicon_sentiment
-from ..task import Prompt, Task
+from coevo_env.game.task import Prompt, Task
+from coevo_env.lm.making import grammar
+from coevo_env.rewards import lexicon_sentiment
 
 __all__ = ["scripted", "task"]
 
 
 def scripted(prompt: Prompt, responses: Sequence[str]) -> str:
-    """Praises whatever the opener names; it looks at the prompt for the verb only, and not at the partner's responses."""
+    """Praises whatever the opener names; it looks at the prompt for the verb only, and not at the
+    partner's responses."""
     words = prompt.split()
     if words[-1] in ("was", "were"):
         return "wonderful and delightful ."
@@ -31,7 +36,8 @@ def task(max_new_tokens: int = 16) -> Task:
     """The task.
 
     Args:
-        max_new_tokens: Longest response, in tokens. Of the sentences of the untrained model about 97 in 100 end within 16.
+        max_new_tokens: Longest response, in tokens. Of the sentences of the untrained model about
+            97 in 100 end within 16.
 
     Returns:
         A `Task` with 520 train and 130 test openers.

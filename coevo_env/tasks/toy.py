@@ -1,11 +1,13 @@
 """A token-level toy whose optimum is known: the text of a response is the ids themselves.
 
-One idea: with a handful of tokens and steps every response can be written down, so the best policy of the KL-regularised problem,
-`pi*(y|x) ~ pi_ref(y|x) exp(R(y) / beta)`, and the exact value of any policy are sums. A learner is right when it comes close to the one by
-the measure of the other. Nothing here trains or samples.
+One idea: with a handful of tokens and steps every response can be written down, so the best policy
+of the KL-regularised problem, `pi*(y|x) ~ pi_ref(y|x) exp(R(y) / beta)`, and the exact value of any
+policy are sums. A learner is right when it comes close to the one by the measure of the other.
+Nothing here trains or samples.
 
-The prompt is an id. Each copy of it in the response earns 1 / T (T is the budget), and each neighbour pair in ascending order earns 1/4, so
-the order of tokens matters and a policy has to read its prompt.
+The prompt is an id. Each copy of it in the response earns 1 / T (T is the budget), and each
+neighbour pair in ascending order earns 1/4, so the order of tokens matters and a policy has to read
+its prompt.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..core import Rules
-from ..errors import ConfigError
-from ..reference import IntTokenizer, ReferencePolicy
-from ..task import Prompt, Task
+from coevo_env.errors import ConfigError
+from coevo_env.game.reference import IntTokenizer, ReferencePolicy
+from coevo_env.game.rules import Rules
+from coevo_env.game.task import Prompt, Task
 
 __all__ = ["Optimum", "Value", "optimum", "responses", "task", "value_of"]
 
@@ -32,15 +34,19 @@ def task(vocab_size: int = 5, max_new_tokens: int = 3, prompts: int = 2) -> Task
     Args:
         vocab_size: V >= 3; id 0 is EOS.
         max_new_tokens: T, the token budget of a turn.
-        prompts: How many prompts each split has, at most V - 1; the train split has "1", "2", ..., the test split "1 1", "2 2", ...
+        prompts: How many prompts each split has, at most V - 1; the train split has "1", "2", ...,
+            the test split "1 1", "2 2", ...
     """
     if vocab_size < 3 or not 1 <= prompts < vocab_size:
         raise ConfigError(
-            f"toy task with vocab_size={vocab_size}, prompts={prompts}; expected vocab_size >= 3 and 1 <= prompts < vocab_size."
+            f"toy task with vocab_size={vocab_size}, prompts={prompts}; expected vocab_size >= 3 and 1 <= prompts < "
+            "vocab_size."
         )
 
     def matches(batch: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-        return [text.split().count(prompt.split()[-1]) / max_new_tokens for prompt, text in zip(batch, texts, strict=True)]
+        return [
+            text.split().count(prompt.split()[-1]) / max_new_tokens for prompt, text in zip(batch, texts, strict=True)
+        ]
 
     def ascents(batch: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         ids = [[int(word) for word in text.split()] for text in texts]
@@ -93,7 +99,8 @@ class Optimum(Value):
     """The optimal policy of the KL-regularised problem.
 
     Attributes:
-        probabilities: pi*(y|x), shape (C, R): rows are contexts, columns are the responses of `responses`.
+        probabilities: pi*(y|x), shape (C, R): rows are contexts, columns are the responses of
+            `responses`.
     """
 
     probabilities: np.ndarray
@@ -103,11 +110,14 @@ def responses(rules: Rules) -> tuple[np.ndarray, np.ndarray]:
     """All legal responses of a game: those that end with EOS and those that fill the budget.
 
     Returns:
-        tokens, int64 of shape (R, T), EOS behind the end; lengths, int64 of shape (R,), EOS included.
+        tokens, int64 of shape (R, T), EOS behind the end; lengths, int64 of shape (R,), EOS
+        included.
     """
     eos, budget = rules.eos_id, rules.max_new_tokens
     if rules.vocab_size**budget > MAX_RESPONSES:
-        raise ConfigError(f"{rules.vocab_size}^{budget} responses are too many to write down; expected at most {MAX_RESPONSES}.")
+        raise ConfigError(
+            f"{rules.vocab_size}^{budget} responses are too many to write down; expected at most {MAX_RESPONSES}."
+        )
     done: list[tuple[int, ...]] = []
     open_: list[tuple[int, ...]] = [()]
     for position in range(budget):
@@ -136,8 +146,9 @@ def value_of(
         rules: The game, for its task, budget, temperature and mask.
         reference: pi_ref.
         beta: KL coefficient.
-        contexts: Pairs (prompt, ids that the agent reads); None is the plain prompt of every item of the split, the pioneer's view. For an
-            observer give `rules.turn_context(index, prompt, responses)`.
+        contexts: Pairs (prompt, ids that the agent reads); None is the plain prompt of every item
+            of the split, the pioneer's view. For an observer give `rules.turn_context(index,
+            prompt, responses)`.
     """
     log_policy, log_ref, rewards = _enumerate(rules, contexts, policy, reference)
     probability = np.exp(log_policy)  # (C, R)
@@ -148,12 +159,16 @@ def value_of(
 
 
 def optimum(
-    rules: Rules, reference: ReferencePolicy, beta: float, contexts: Sequence[tuple[Prompt, Sequence[int]]] | None = None
+    rules: Rules,
+    reference: ReferencePolicy,
+    beta: float,
+    contexts: Sequence[tuple[Prompt, Sequence[int]]] | None = None,
 ) -> Optimum:
     """The optimum in closed form: `J* = beta log sum_y pi_ref(y) exp(R(y) / beta)`.
 
-    Args as in `value_of`. The reward is that of the agent's own response; where the team reward adds what a partner earns, this is the agent's
-    optimum as long as its response does not change what the partner earns.
+    Args as in `value_of`. The reward is that of the agent's own response; where the team reward
+    adds what a partner earns, this is the agent's optimum as long as its response does not change
+    what the partner earns.
     """
     if not beta > 0:
         raise ConfigError(f"beta={beta!r}; expected a number > 0 (without KL the optimum is greedy and not unique).")
@@ -171,8 +186,10 @@ def _enumerate(rules: Rules, contexts, *policies) -> list:
     """Log-probs of all responses under each policy, each (C, R), then their rewards, (C, R)."""
     if rules.joint_terms:
         raise ConfigError(
-            f"task {rules.task.name!r} has the joint rewards {sorted(rules.joint_terms)}; expected ordinary ones only, for what a response is "
-            "worth here must not depend on the partners'. See coevo_env.tasks.matching for the equilibrium of a zero-sum game."
+            f"task {rules.task.name!r} has the joint rewards {sorted(rules.joint_terms)}; expected ordinary ones only, "
+            "for what a response is "
+            "worth here must not depend on the partners'. See coevo_env.tasks.matching for the equilibrium of a "
+            "zero-sum game."
         )
     tokens, lengths = responses(rules)
     if contexts is None:

@@ -3,8 +3,9 @@
     pip install -c constraints.txt -e '.[agilerl]'
     python docs/examples/agilerl_ippo.py
 
-One idea: the loop is written out, with AgileRL's `get_action` and `learn`, because its `train_multi_agent_on_policy` hands the learner no end of an
-episode that ends for all agents at once, as ours do: advantages would reach from one episode into the next.
+One idea: the loop is written out, with AgileRL's `get_action` and `learn`, because its
+`train_multi_agent_on_policy` hands the learner no end of an episode that ends for all agents at
+once, as ours do: advantages would reach from one episode into the next.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def collect(ippo: IPPO, envs: list, state: dict, steps: int) -> tuple[tuple, lis
         state: Observations and ends to go on from; changed.
 
     Returns:
-        The eight parts that `IPPO.learn` takes, and the returns of the episodes that ended, averaged over agents.
+        The eight parts that `IPPO.learn` takes, and the returns of the episodes that ended,
+        averaged over agents.
     """
     agents = ippo.agent_ids
     states, actions, logprobs, rewards, dones, values = ({agent: [] for agent in agents} for _ in range(6))

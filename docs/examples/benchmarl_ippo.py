@@ -3,7 +3,8 @@
     pip install -c constraints.txt -e '.[benchmarl]'
     python docs/examples/benchmarl_ippo.py
 
-One idea: a task object and a model that reads token ids are all that an experiment lacks; everything else is BenchMARL's own.
+One idea: a task object and a model that reads token ids are all that an experiment lacks;
+everything else is BenchMARL's own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Returns(Callback):
         self.history.append(float(rewards * batch.shape[0] / max(1, int(batch["next", "done"].sum()))))
 
 
-def make_experiment(algorithm, folder: str, iterations: int = 12, frames: int = 640, seed: int = 0, callbacks=(), **options) -> Experiment:
+def make_experiment(
+    algorithm, folder: str, iterations: int = 12, frames: int = 640, seed: int = 0, callbacks=(), **options
+) -> Experiment:
     """An experiment; `options` go to the game."""
     config = ExperimentConfig.get_from_yaml()
     config.share_policy_params = False

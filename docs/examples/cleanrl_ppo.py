@@ -1,7 +1,9 @@
-"""PPO in one file, in the spirit of CleanRL: two agents learn from scratch over the batched engine, each with a network of its own.
+"""PPO in one file, in the spirit of CleanRL: two agents learn from scratch over the batched engine,
+each with a network of its own.
 
-One idea: everything is in sight. No trainer, no callbacks, no inheritance: the network, the game, the advantage and the loss follow one another
-from top to bottom, and a research idea is a few changed lines. Nothing here is imported from `coevo_agents`. Run it with
+One idea: everything is in sight. No trainer, no callbacks, no inheritance: the network, the game,
+the advantage and the loss follow one another from top to bottom, and a research idea is a few
+changed lines. Nothing here is imported from `coevo_agents`. Run it with
 
     python docs/examples/cleanrl_ppo.py
     python docs/examples/cleanrl_ppo.py --num-agents 3 --roles rotation --kl-beta 0.05
@@ -51,7 +53,8 @@ class Args:
 
 
 class Agent(nn.Module):
-    """Embedding, GRU, and two heads: what the agent has read and written so far -> next-token logits and value."""
+    """Embedding, GRU, and two heads: what the agent has read and written so far -> next-token
+    logits and value."""
 
     def __init__(self, vocab: int, hidden: int):
         super().__init__()
@@ -62,7 +65,9 @@ class Agent(nn.Module):
         nn.init.orthogonal_(self.actor.weight, 0.01)
         nn.init.zeros_(self.actor.bias)
 
-    def forward(self, contexts: list[list[int]], tokens: torch.Tensor, legal: torch.Tensor) -> tuple[Categorical, torch.Tensor]:
+    def forward(
+        self, contexts: list[list[int]], tokens: torch.Tensor, legal: torch.Tensor
+    ) -> tuple[Categorical, torch.Tensor]:
         """The policy and the value at every position of a turn.
 
         Args:
@@ -86,12 +91,15 @@ class Agent(nn.Module):
 def legal_tokens(game: coevo_env.BatchEnv) -> torch.Tensor:
     """bool (T, V): the game's mask at each position of a turn."""
     rules = game.rules
-    return torch.tensor(np.stack([rules.sampling.mask(rules.vocab_size, t) for t in range(rules.max_new_tokens)])).bool()
+    return torch.tensor(
+        np.stack([rules.sampling.mask(rules.vocab_size, t) for t in range(rules.max_new_tokens)])
+    ).bool()
 
 
 @torch.no_grad()
 def play(game: coevo_env.BatchEnv, agents: list[Agent], generator: torch.Generator) -> None:
-    """Plays a batch of episodes. In each turn an agent plays the rows in which it sits in the current seat."""
+    """Plays a batch of episodes. In each turn an agent plays the rows in which it sits in the
+    current seat."""
     legal, eos = legal_tokens(game), game.rules.eos_id
     while (turn := game.begin_turn()) is not None:
         shape = (len(turn.contexts), turn.max_new_tokens)
@@ -105,7 +113,9 @@ def play(game: coevo_env.BatchEnv, agents: list[Agent], generator: torch.Generat
             contexts, drawn = [turn.contexts[row] for row in rows], tokens[rows]
             for t in range(shape[1]):
                 policy, value = agent(contexts, drawn[:, : t + 1], legal[: t + 1])
-                drawn[:, t] = torch.multinomial(policy.probs[:, t], 1, generator=generator)[:, 0]  # also in rows that have ended
+                drawn[:, t] = torch.multinomial(policy.probs[:, t], 1, generator=generator)[
+                    :, 0
+                ]  # also in rows that have ended
                 logprobs[rows, t], values[rows, t] = policy.log_prob(drawn[:, : t + 1])[:, t], value[:, t]
             tokens[rows] = drawn
         ended = tokens == eos
@@ -114,7 +124,8 @@ def play(game: coevo_env.BatchEnv, agents: list[Agent], generator: torch.Generat
 
 
 def advantages_of(rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gamma: float, lam: float) -> np.ndarray:
-    """GAE over turns (B, T). A turn is an episode of its agent: behind its last token nothing follows."""
+    """GAE over turns (B, T). A turn is an episode of its agent: behind its last token nothing
+    follows."""
     advantages, gain = np.zeros(rewards.shape), np.zeros(len(rewards))
     for t in reversed(range(rewards.shape[1])):
         following = (values[:, t + 1] * mask[:, t + 1]) if t + 1 < rewards.shape[1] else 0.0
@@ -124,7 +135,12 @@ def advantages_of(rewards: np.ndarray, values: np.ndarray, mask: np.ndarray, gam
 
 
 def update(
-    agent: Agent, optimizer: torch.optim.Optimizer, rollout: coevo_env.Rollout, legal: torch.Tensor, args: Args, rng: np.random.Generator
+    agent: Agent,
+    optimizer: torch.optim.Optimizer,
+    rollout: coevo_env.Rollout,
+    legal: torch.Tensor,
+    args: Args,
+    rng: np.random.Generator,
 ) -> dict[str, float]:
     """PPO on one agent's turns of one iteration."""
     assert rollout.values is not None
@@ -161,7 +177,8 @@ def update(
 
 
 def evaluate(agent: Agent, args: Args) -> np.ndarray:
-    """Task rewards (B,) of an agent alone on held-out prompts; always the same prompts and the same noise."""
+    """Task rewards (B,) of an agent alone on held-out prompts; always the same prompts and the same
+    noise."""
     game = coevo_env.BatchEnv(args.eval_episodes, args.task, num_agents=1, kl="off", split="test", seed=10_000)
     play(game, [agent], torch.Generator().manual_seed(0))
     return game.rollouts()[0].task_reward
@@ -179,7 +196,9 @@ def train(args: Args) -> tuple[list[Agent], list[list[dict[str, float]]]]:
     legal, history, start = legal_tokens(game), [], time.time()
     for iteration in range(args.iterations):
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.iterations if args.anneal else 1)
+            optimizer.param_groups[0]["lr"] = args.learning_rate * (
+                1 - iteration / args.iterations if args.anneal else 1
+            )
         play(game, agents, generator)
         trained = zip(agents, optimizers, game.rollouts(), strict=True)
         history.append([update(agent, optimizer, rollout, legal, args, rng) for agent, optimizer, rollout in trained])
@@ -187,7 +206,8 @@ def train(args: Args) -> tuple[list[Agent], list[list[dict[str, float]]]]:
         game.reset()
         if args.log_every and (iteration + 1) % args.log_every == 0:
             shown = "  ".join(
-                f"{name}: reward {row['task_reward']:.3f} kl {row['kl']:.2f}" for name, row in zip(game.agents, history[-1], strict=True)
+                f"{name}: reward {row['task_reward']:.3f} kl {row['kl']:.2f}"
+                for name, row in zip(game.agents, history[-1], strict=True)
             )
             print(f"iteration {iteration + 1:4d}  {time.time() - start:5.1f} s  {shown}")
     return agents, history
@@ -196,7 +216,9 @@ def train(args: Args) -> tuple[list[Agent], list[list[dict[str, float]]]]:
 def parse() -> Args:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     for field in fields(Args):
-        kind = {"int": int, "float": float, "str": str, "bool": lambda text: text.lower() in ("1", "true", "yes")}[str(field.type)]
+        kind = {"int": int, "float": float, "str": str, "bool": lambda text: text.lower() in ("1", "true", "yes")}[
+            str(field.type)
+        ]
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     return Args(**vars(parser.parse_args()))
 

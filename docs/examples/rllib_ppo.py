@@ -3,8 +3,9 @@
     pip install -c constraints.txt -e '.[rllib]'
     python docs/examples/rllib_ppo.py
 
-One idea: RLlib's own wrapper takes the environment as it is; what is needed is a module that embeds token ids and masks the logits, because
-RLlib's default networks take float vectors. (With those, `coevo_env.env(mask="none", token_dtype="float32")` runs too, but reads ids as magnitudes.)
+One idea: RLlib's own wrapper takes the environment as it is; what is needed is a module that embeds
+token ids and masks the logits, because RLlib's default networks take float vectors. (With those,
+`coevo_env.env(mask="none", token_dtype="float32")` runs too, but reads ids as magnitudes.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import coevo_env
 
 
 class Reader(TorchRLModule, ValueFunctionAPI):
-    """Token ids are names and not magnitudes: an embedding of each, then an MLP with a policy head and a value head."""
+    """Token ids are names and not magnitudes: an embedding of each, then an MLP with a policy head
+    and a value head."""
 
     def setup(self) -> None:
         tokens = self.observation_space["observation"]
@@ -57,8 +59,14 @@ def make_config(frames: int = 768, seed: int = 0, **options) -> PPOConfig:
         .env_runners(num_env_runners=0, batch_mode="complete_episodes", rollout_fragment_length="auto")
         .learners(num_learners=0)
         .multi_agent(policies=set(agents), policy_mapping_fn=lambda agent, *_, **__: agent)
-        .rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs={agent: RLModuleSpec(module_class=Reader) for agent in agents}))
-        .training(gamma=1.0, lambda_=0.95, lr=3e-3, entropy_coeff=0.01, use_kl_loss=False, clip_param=0.2, vf_clip_param=10.0)
+        .rl_module(
+            rl_module_spec=MultiRLModuleSpec(
+                rl_module_specs={agent: RLModuleSpec(module_class=Reader) for agent in agents}
+            )
+        )
+        .training(
+            gamma=1.0, lambda_=0.95, lr=3e-3, entropy_coeff=0.01, use_kl_loss=False, clip_param=0.2, vf_clip_param=10.0
+        )
         .training(train_batch_size=frames, minibatch_size=128, num_epochs=6, grad_clip=1.0)
         .debugging(seed=seed, log_level="ERROR")
     )

@@ -1,7 +1,8 @@
 """Two stable-baselines3 learners train each other, and exchange roles on the way.
 
-One idea: each learner has an environment of its own in which the other one is the partner; who is the pioneer follows the schedule of the
-game, so over time both have read the other's answers and both have been read. Run it with
+One idea: each learner has an environment of its own in which the other one is the partner; who is
+the pioneer follows the schedule of the game, so over time both have read the other's answers and
+both have been read. Run it with
 
     python docs/examples/sb3_cotrain.py
 """
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 import coevo_env
 from coevo_agents.adapters.sb3 import CoevoVecEnv, KLCallback, SB3Actor, TokenExtractor, cotrain
-from coevo_agents.evaluate import play
+from coevo_agents.training.evaluate import play
 
 
 def held_out(actor, episodes: int = 256) -> float:
@@ -52,7 +53,10 @@ def main() -> list[tuple[float, float]]:
     cotrain(models, args.timesteps, callbacks)
     after = {name: held_out(SB3Actor(model)) for name, model in models.items()}
     for name, callback in callbacks.items():
-        print(f"{name}: held-out task reward {before[name]:.3f} -> {after[name]:.3f}, KL {callback.history[-1][0]:.2f} nats per response")
+        print(
+            f"{name}: held-out task reward {before[name]:.3f} -> {after[name]:.3f}, KL {callback.history[-1][0]:.2f} "
+            "nats per response"
+        )
     return [(before[name], after[name]) for name in models]
 
 

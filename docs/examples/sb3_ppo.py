@@ -1,6 +1,7 @@
 """One agent learns with stable-baselines3, its partner is the frozen reference policy.
 
-One idea: the environment and the network are plugged into SB3; the algorithm, its loop and its logs are SB3's own. Run it with
+One idea: the environment and the network are plugged into SB3; the algorithm, its loop and its logs
+are SB3's own. Run it with
 
     python docs/examples/sb3_ppo.py
     python docs/examples/sb3_ppo.py --algorithm a2c
@@ -26,7 +27,7 @@ from coevo_agents.adapters.sb3 import (
     language_model_kwargs,
     maskable_causal_lm_policy,
 )
-from coevo_agents.evaluate import play
+from coevo_agents.training.evaluate import play
 from coevo_env.testing import tiny_lm
 
 

@@ -1,10 +1,12 @@
-"""Tianshou's PPO on the gymnasium face: first llm1 learns beside a partner that plays by chance, then llm2 beside what llm1 has become.
+"""Tianshou's PPO on the gymnasium face: first llm1 learns beside a partner that plays by chance,
+then llm2 beside what llm1 has become.
 
     pip install -c constraints.txt -e '.[tianshou]'
     python docs/examples/tianshou_ppo.py
 
-One idea: to a single-agent library a partner is part of the world, so several learners take turns by handing their policies to `set_partner`.
-Nothing has to be translated; only token ids need an embedding and the mask has to reach the logits.
+One idea: to a single-agent library a partner is part of the world, so several learners take turns
+by handing their policies to `set_partner`. Nothing has to be translated; only token ids need an
+embedding and the mask has to reach the logits.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from coevo_env import GymEnv
 
 
 class Reader(nn.Module):
-    """Token ids are names and not magnitudes: an embedding of each, then an MLP. (B, L) -> (B, outputs)."""
+    """Token ids are names and not magnitudes: an embedding of each, then an MLP. (B, L) -> (B,
+    outputs)."""
 
     def __init__(self, vocab_size: int, length: int, outputs: int, width: int = 64):
         super().__init__()
@@ -56,7 +59,9 @@ def make_ppo(space: Dict, n_actions) -> PPO:
     length, vocab = space["observation"].shape[0], int(n_actions.n)
     policy = DiscreteActorPolicy(actor=MaskedActor(vocab, length), action_space=n_actions, observation_space=space)
     critic = Reader(vocab, length, 1)
-    return PPO(policy=policy, critic=critic, optim=AdamOptimizerFactory(lr=3e-3), gamma=1.0, ent_coef=0.01, max_grad_norm=1.0)
+    return PPO(
+        policy=policy, critic=critic, optim=AdamOptimizerFactory(lr=3e-3), gamma=1.0, ent_coef=0.01, max_grad_norm=1.0
+    )
 
 
 def as_partner(algorithm: PPO) -> Callable:
@@ -75,7 +80,12 @@ def as_partner(algorithm: PPO) -> Callable:
 
 
 def train(
-    learner: str = "llm1", partner: Callable | None = None, iterations: int = 15, episodes: int = 128, seed: int = 0, **options
+    learner: str = "llm1",
+    partner: Callable | None = None,
+    iterations: int = 15,
+    episodes: int = 128,
+    seed: int = 0,
+    **options,
 ) -> tuple[PPO, list[float]]:
     """Trains one agent.
 

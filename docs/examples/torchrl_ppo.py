@@ -3,8 +3,9 @@
     pip install -c constraints.txt -e '.[torchrl]'
     python docs/examples/torchrl_ppo.py
 
-One idea: both environments have the same keys, so one `train` serves both. An agent is also paid while it is idle (the pioneer at the very end), so
-advantages are computed on all steps, and the loss on those where the agent acts.
+One idea: both environments have the same keys, so one `train` serves both. An agent is also paid
+while it is idle (the pioneer at the very end), so advantages are computed on all steps, and the
+loss on those where the agent acts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def aec_env(**options) -> EnvBase:
 
 
 class Reader(nn.Module):
-    """Token ids are names and not magnitudes: an embedding of each, then an MLP. (..., L) -> (..., outputs)."""
+    """Token ids are names and not magnitudes: an embedding of each, then an MLP. (..., L) -> (...,
+    outputs)."""
 
     def __init__(self, vocab_size: int, length: int, outputs: int, width: int = 64):
         super().__init__()
@@ -64,14 +66,21 @@ def make_loss(agent: str, actor: ProbabilisticActor, critic: ValueOperator) -> t
     """TorchRL's loss and advantages, told where the entries of this agent are."""
     group = {name: (agent, name) for name in ("reward", "done", "terminated", "advantage", "value_target")}
     loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01)
-    loss.set_keys(**group, action=(agent, "action"), sample_log_prob=(agent, "action_log_prob"), value=(agent, "state_value"))
+    loss.set_keys(
+        **group, action=(agent, "action"), sample_log_prob=(agent, "action_log_prob"), value=(agent, "state_value")
+    )
     advantage = GAE(gamma=1.0, lmbda=0.95, value_network=critic)
     advantage.set_keys(**group, value=(agent, "state_value"))
     return loss, advantage
 
 
 def train(
-    env: EnvBase, iterations: int = 15, frames: int = 512, epochs: int = 6, seed: int = 0, on_batch: Callable | None = None
+    env: EnvBase,
+    iterations: int = 15,
+    frames: int = 512,
+    epochs: int = 6,
+    seed: int = 0,
+    on_batch: Callable | None = None,
 ) -> list[float]:
     """Trains every agent of `env`.
 

@@ -1,4 +1,5 @@
-"""TRL's GRPOTrainer on a task of this package, with the embedded model: ordinary RL fine-tuning, without a partner.
+"""TRL's GRPOTrainer on a task of this package, with the embedded model: ordinary RL fine-tuning,
+without a partner.
 
     pip install -c constraints.txt -e '.[trl]'
     python docs/examples/trl_grpo.py
@@ -16,7 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 import coevo_env
 from coevo_agents.adapters.trl import dataset, reward_functions, settings
-from coevo_env.models import embedded_path
+from coevo_env.lm.names import embedded_path
 
 
 def make_trainer(task: coevo_env.Task, folder: str, steps: int = 40, seed: int = 0, **changes) -> GRPOTrainer:

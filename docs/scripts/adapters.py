@@ -3,10 +3,11 @@
     python docs/scripts/adapters.py run [library ...] [--version VERSION]
     python docs/scripts/adapters.py render
 
-One idea: no one environment can hold all libraries, so each gets a virtual environment under `.venv-adapters/`, its extra, and its test file; what
-was installed and how each test ended is kept in docs/adapters/results.json, and the page is made of that file and of what is written here. The matrix
-claims nothing that is not in the file: a library without results is a library that was not run. With `--version` an older version of one
-library is tried, for the lower end of its range.
+One idea: no one environment can hold all libraries, so each gets a virtual environment under
+`.venv-adapters/`, its extra, and its test file; what was installed and how each test ended is kept
+in docs/adapters/results.json, and the page is made of that file and of what is written here. The
+matrix claims nothing that is not in the file: a library without results is a library that was not
+run. With `--version` an older version of one library is tried, for the lower end of its range.
 """
 
 from __future__ import annotations
@@ -90,21 +91,44 @@ ENTRIES = (
         conserved="what_the_engine_paid",
         page="cleanrl.md",
     ),
-    Entry("torchrl", "TorchRL", ("torchrl", "tensordict"), "torchrl", "AEC, batched", "ClipPPOLoss", "torchrl", ("torchrl_ppo.py",)),
-    Entry("benchmarl", "BenchMARL", ("benchmarl", "torchrl"), "benchmarl", "parallel", "IPPO, MAPPO", "benchmarl", ("benchmarl_ippo.py",)),
+    Entry(
+        "torchrl",
+        "TorchRL",
+        ("torchrl", "tensordict"),
+        "torchrl",
+        "AEC, batched",
+        "ClipPPOLoss",
+        "torchrl",
+        ("torchrl_ppo.py",),
+    ),
+    Entry(
+        "benchmarl",
+        "BenchMARL",
+        ("benchmarl", "torchrl"),
+        "benchmarl",
+        "parallel",
+        "IPPO, MAPPO",
+        "benchmarl",
+        ("benchmarl_ippo.py",),
+    ),
     Entry("rllib", "RLlib", ("ray",), "rllib", "AEC", "PPO", examples=("rllib_ppo.py",)),
     Entry("tianshou", "Tianshou", ("tianshou",), "tianshou", "gymnasium", "PPO", examples=("tianshou_ppo.py",)),
     Entry("agilerl", "AgileRL", ("agilerl",), "agilerl", "parallel", "IPPO", "agilerl", ("agilerl_ippo.py",)),
-    Entry("trl", "TRL", ("trl", "transformers", "datasets"), "trl", "task (one agent)", "GRPO", "trl", ("trl_grpo.py",)),
+    Entry(
+        "trl", "TRL", ("trl", "transformers", "datasets"), "trl", "task (one agent)", "GRPO", "trl", ("trl_grpo.py",)
+    ),
     Entry("verifiers", "verifiers", ("verifiers",), "verifiers", "task (one agent)", "", "verifiers"),
     Entry("openenv", "OpenEnv", ("openenv",), "openenv", "AEC, whole turns", "", "openenv"),
-    Entry("reasoning-gym", "reasoning-gym", ("reasoning-gym",), "reasoning-gym", "task (one agent)", "", "reasoning_gym"),
+    Entry(
+        "reasoning-gym", "reasoning-gym", ("reasoning-gym",), "reasoning-gym", "task (one agent)", "", "reasoning_gym"
+    ),
 )
 
 REFUSED = (
     (
         "Tianshou's `MultiAgentOnPolicyAlgorithm` on AEC",
-        "it keeps the rewards of the steps at which an agent acts and drops the others: the pioneer, which is paid when the observer ends, sees 0",
+        "it keeps the rewards of the steps at which an agent acts and drops the others: the pioneer, which is paid "
+        "when the observer ends, sees 0",
         "the gymnasium face, one learner at a time, the others as partners",
         "tianshou: test_its_own_multi_agent_path_drops_what_is_paid_while_another_acts",
     ),
@@ -167,12 +191,14 @@ REFUSED = (
 
 HEADER = """# Libraries
 
-Which version of which library was tried with this package, with which of its own learners, and whether two things hold: *reward conservation*, what the
-environment paid each agent is what that agent's learner found in its own buffers; and *improvement*, the trained agents earn more than
-chance, or than what they began with, by many standard errors at a fixed seed.
+Which version of which library was tried with this package, with which of its own learners, and whether two things
+hold: *reward conservation*, what the environment paid each agent is what that agent's learner found in its own
+buffers; and *improvement*, the trained agents earn more than chance, or than what they began with, by many standard
+errors at a fixed seed.
 
-Made by `python docs/scripts/adapters.py render` from [results.json](adapters/results.json), in which `make test-adapters` writes what it saw. The
-libraries cannot share an environment, so each is an extra of its own and is tested in one of its own:
+Made by `python docs/scripts/adapters.py render` from [results.json](adapters/results.json), in which `make
+test-adapters` writes what it saw. The libraries cannot share an environment, so each is an extra of its own and is
+tested in one of its own:
 
 ```bash
 make test-adapters
@@ -181,7 +207,8 @@ python docs/scripts/adapters.py run torchrl
 """
 
 FOOTER = """
-A version outside the range that an adapter was tested with is an error that says so; set `COEVO_ALLOW_UNTESTED=1` to try it all the same.
+A version outside the range that an adapter was tested with is an error that says so; set
+`COEVO_ALLOW_UNTESTED=1` to try it all the same.
 """
 
 
@@ -227,12 +254,26 @@ def run_one(entry: Entry, version: str = "") -> dict[str, Any]:
             return {"versions": {}, "python": "", "tests": {}, "problem": f"not installed: {last_line(done.stderr)}"}
     with tempfile.TemporaryDirectory() as report:
         path = Path(report) / "junit.xml"
-        command = [str(python), "-m", "pytest", entry.test, "-m", "not slow and not gpu and not assets", "-q", f"--junitxml={path}"]
+        command = [
+            str(python),
+            "-m",
+            "pytest",
+            entry.test,
+            "-m",
+            "not slow and not gpu and not assets",
+            "-q",
+            f"--junitxml={path}",
+        ]
         environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
         done = subprocess.run([*command, "-p", "no:cacheprovider"], cwd=ROOT, env=environment, check=False)
         tests = outcomes(path) if path.is_file() else {}
     problem = "" if tests else f"pytest ended with {done.returncode} and ran no test"
-    return {"versions": versions(python, (*entry.packages, *COMMON)), "python": version_of(python), "tests": tests, "problem": problem}
+    return {
+        "versions": versions(python, (*entry.packages, *COMMON)),
+        "python": version_of(python),
+        "tests": tests,
+        "problem": problem,
+    }
 
 
 def outcomes(path: Path) -> dict[str, str]:
@@ -240,12 +281,17 @@ def outcomes(path: Path) -> dict[str, str]:
     found = {}
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         tags = {child.tag for child in case}
-        found[case.get("name", "")] = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
+        found[case.get("name", "")] = (
+            "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
+        )
     return found
 
 
 def versions(python: Path, packages: tuple[str, ...]) -> dict[str, str]:
-    code = "import json, sys; from importlib.metadata import version; print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    code = (
+        "import json, sys; from importlib.metadata import version; "
+        "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+    )
     done = subprocess.run([str(python), "-c", code, *packages], capture_output=True, text=True, check=True)
     return {name: found.split("+")[0] for name, found in json.loads(done.stdout).items()}
 
@@ -283,27 +329,63 @@ def row(entry: Entry, result: dict[str, Any] | None) -> str:
     if result is None or result["problem"]:
         version, python, conserved, improves = f"not run{': ' + result['problem'] if result else ''}", "-", "-", "-"
     else:
-        version = ", ".join(result["versions"][name] for name in entry.packages[: 2 if entry.name == "stable-baselines3" else 1]) or "-"
+        version = (
+            ", ".join(
+                result["versions"][name] for name in entry.packages[: 2 if entry.name == "stable-baselines3" else 1]
+            )
+            or "-"
+        )
         python = result["python"].rsplit(".", 1)[0]
         conserved = verdict(result["tests"], entry.conserved)
         improves = verdict(result["tests"], entry.improves) if entry.algorithms else "no learner"
-    cells = [title, version, python, entry.faces, entry.algorithms or "scores only", conserved, improves, adapter, examples]
+    cells = [
+        title,
+        version,
+        python,
+        entry.faces,
+        entry.algorithms or "scores only",
+        conserved,
+        improves,
+        adapter,
+        examples,
+    ]
     return f"| {' | '.join(cells)} |"
 
 
 def page(results: dict[str, Any]) -> str:
     """The text of docs/adapters.md."""
-    head = ["library", "version", "Python", "faces", "learners trained", "rewards conserved", "improves", "adapter", "example"]
+    head = [
+        "library",
+        "version",
+        "Python",
+        "faces",
+        "learners trained",
+        "rewards conserved",
+        "improves",
+        "adapter",
+        "example",
+    ]
     lines = [HEADER, f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [row(entry, results.get(entry.name)) for entry in ENTRIES]
-    lines += ["", "Installed together with:", "", "| library | test | passed | with | passes also with |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "Installed together with:",
+        "",
+        "| library | test | passed | with | passes also with |",
+        "|---|---|---|---|---|",
+    ]
     for entry in ENTRIES:
         result = results.get(entry.name)
         if result is None:
             continue
         passed = sum(outcome == "passed" for outcome in result["tests"].values())
         found = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        also = ", ".join(version for version, counts in result["also"].items() if not counts["failed"] and not counts["problem"]) or "-"
+        also = (
+            ", ".join(
+                version for version, counts in result["also"].items() if not counts["failed"] and not counts["problem"]
+            )
+            or "-"
+        )
         test = f"[{Path(entry.test).name}](../{entry.test})"
         lines.append(f"| {entry.title} | {test} | {passed} of {len(result['tests'])} | {found} | {also} |")
     lines += ["", "## Refused, and why", "", "| what | why | instead | shown by |", "|---|---|---|---|"]
@@ -330,7 +412,11 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     tests = commands.add_parser("run", help="tests libraries, each in an environment of its own, and renders the page")
     tests.add_argument(
-        "libraries", metavar="library", nargs="*", choices=[[], *(entry.name for entry in ENTRIES)], help="all, where none is named"
+        "libraries",
+        metavar="library",
+        nargs="*",
+        choices=[[], *(entry.name for entry in ENTRIES)],
+        help="all, where none is named",
     )
     tests.add_argument("--version", default="", help="of the library, where it is not the newest that fits")
     commands.add_parser("render", help="writes docs/adapters.md from docs/adapters/results.json")

@@ -1,8 +1,10 @@
-"""Writes docs/api.md: the public names of each module with the first sentence of what is said of them in the code.
+"""Writes docs/api.md: the public names of each module with the first sentence of what is said of
+them in the code.
 
     python docs/scripts/api.py
 
-One idea: a name is public when a public module lists it in `__all__`; nothing about it is written twice.
+One idea: a name is public when a public module lists it in `__all__`; nothing about it is written
+twice.
 """
 
 from __future__ import annotations
@@ -15,21 +17,57 @@ from pathlib import Path
 from typing import Any
 
 MODULES = (
-    *("coevo_env", "coevo_env.aec", "coevo_env.parallel", "coevo_env.gym_env", "coevo_env.batch", "coevo_env.build", "coevo_env.core"),
-    *("coevo_env.task", "coevo_env.rewards", "coevo_env.mixing", "coevo_env.roles", "coevo_env.kl", "coevo_env.sampling"),
-    *("coevo_env.reference", "coevo_env.lm", "coevo_env.loading", "coevo_env.tokenizer", "coevo_env.rollout", "coevo_env.metrics"),
+    *(
+        "coevo_env",
+        "coevo_env.faces.aec",
+        "coevo_env.faces.parallel",
+        "coevo_env.faces.gym_env",
+        "coevo_env.faces.batch",
+        "coevo_env.faces.build",
+        "coevo_env.game.rules",
+    ),
+    *(
+        "coevo_env.game.task",
+        "coevo_env.game.scoring",
+        "coevo_env.tasks",
+        "coevo_env.rewards",
+        "coevo_env.game.mixing",
+        "coevo_env.game.roles",
+        "coevo_env.game.kl",
+        "coevo_env.game.sampling",
+    ),
+    *(
+        "coevo_env.game.reference",
+        "coevo_env.lm.model",
+        "coevo_env.lm.load",
+        "coevo_env.lm.tokenizer",
+        "coevo_env.game.rollout",
+        "coevo_env.metrics",
+    ),
     *(
         "coevo_env.tasks.toy",
         "coevo_env.tasks.matching",
-        "coevo_env.render",
-        "coevo_env.transcript",
-        "coevo_env.tfidf",
-        "coevo_env.assets",
-        "coevo_env.models",
+        "coevo_env.view.render",
+        "coevo_env.game.transcript",
+        "coevo_env.assets.tfidf",
+        "coevo_env.assets.store",
+        "coevo_env.lm.names",
     ),
     *("coevo_env.rng", "coevo_env.testing", "coevo_env.errors"),
-    *("coevo_agents.config", "coevo_agents.learner", "coevo_agents.policy", "coevo_agents.ppo", "coevo_agents.loop"),
-    *("coevo_agents.evaluate", "coevo_agents.communication", "coevo_agents.population", "coevo_agents.record", "coevo_agents.show"),
+    *(
+        "coevo_agents.runs.config",
+        "coevo_agents.learners.learner",
+        "coevo_agents.learners.policy",
+        "coevo_agents.learners.ppo",
+        "coevo_agents.training.loop",
+    ),
+    *(
+        "coevo_agents.training.evaluate",
+        "coevo_agents.methods.communication",
+        "coevo_agents.methods.population",
+        "coevo_agents.runs.record",
+        "coevo_agents.pages.terminal",
+    ),
 )
 """In the order of the page; modules that are not here are internal and may change at any time."""
 
@@ -43,8 +81,9 @@ OTHERS = {
 
 HEADER = """# Public names
 
-Made by `python docs/scripts/api.py` from the code; the docstrings say more. `import coevo_env` gives the names of the first table and imports
-neither torch nor transformers; the other modules are imported by name. What is not listed here is internal and may change at any time.
+Made by `python docs/scripts/api.py` from the code; the docstrings say more. `import coevo_env` gives the names of the
+first table and imports neither torch nor transformers; the other modules are imported by name. What is not listed
+here is internal and may change at any time.
 """
 
 
@@ -68,7 +107,9 @@ def said(module: Any, name: str) -> str:
     home = importlib.import_module(value.__module__) if getattr(value, "__module__", "") == module.__name__ else module
     body = ast.parse(inspect.getsource(home)).body
     for node, following in zip(body, [*body[1:], None], strict=True):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         here = any(isinstance(target, ast.Name) and target.id == name for target in targets)
         if here and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             return sentence(str(following.value.value))
@@ -81,7 +122,11 @@ def page() -> str:
     for path in MODULES:
         module = importlib.import_module(path)
         rows = [f"| `{name}` | {said(module, name)} |" for name in names(path)]
-        parts.append("\n".join([f"## `{path}`\n", f"{sentence(module.__doc__)}\n", "| name | what it is |", "|---|---|", *rows, ""]))
+        parts.append(
+            "\n".join(
+                [f"## `{path}`\n", f"{sentence(module.__doc__)}\n", "| name | what it is |", "|---|---|", *rows, ""]
+            )
+        )
     return "\n".join(parts)
 
 

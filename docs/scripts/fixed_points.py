@@ -1,9 +1,11 @@
-"""Where each KL shaping rule leads a policy that is free to be anything: the table of docs/rewards_and_kl.md.
+"""Where each KL shaping rule leads a policy that is free to be anything: the table of
+docs/rewards_and_kl.md.
 
     python docs/scripts/fixed_points.py
 
-One idea: with three tokens and at most three steps all 15 responses can be written down, so the gradient that a policy-gradient learner
-estimates is here a sum without noise, and what remains is the rule itself. What is paid comes from `coevo_env.kl`. Takes some seconds.
+One idea: with three tokens and at most three steps all 15 responses can be written down, so the
+gradient that a policy-gradient learner estimates is here a sum without noise, and what remains is
+the rule itself. What is paid comes from `coevo_env.game.kl`. Takes some seconds.
 """
 
 from __future__ import annotations
@@ -15,18 +17,22 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from coevo_env.kl import estimate, full_kl, shaping
+from coevo_env.game.kl import estimate, full_kl, shaping
 
 BETA = 0.3
 STEPS, RATE = 800, 0.1
-REFERENCE = torch.tensor([[0.3, 0.8, -0.2], [0.0, -0.5, 0.4], [0.2, 0.6, 0.0]], dtype=torch.float64).log_softmax(-1)  # by last token
+REFERENCE = torch.tensor([[0.3, 0.8, -0.2], [0.0, -0.5, 0.4], [0.2, 0.6, 0.0]], dtype=torch.float64).log_softmax(
+    -1
+)  # by last token
 
 RESPONSES = [(0,)] + [(a, 0) for a in (1, 2)] + [(a, b, c) for a in (1, 2) for b in (1, 2) for c in (0, 1, 2)]
 PREFIXES = sorted({row[:t] for row in RESPONSES for t in range(len(row))})
 STATE = torch.tensor([[PREFIXES.index(row[: min(t, len(row) - 1)]) for t in range(3)] for row in RESPONSES])  # (R, T)
 TOKEN = torch.tensor([[row[min(t, len(row) - 1)] for t in range(3)] for row in RESPONSES])  # (R, T)
 MASK = torch.tensor([[float(t < len(row)) for t in range(3)] for row in RESPONSES], dtype=torch.float64)  # (R, T)
-REWARD = torch.tensor([0.4 * row.count(2) + 0.7 * sum(a == 2 and b == 1 for a, b in pairwise(row)) for row in RESPONSES]).double()  # (R,)
+REWARD = torch.tensor(
+    [0.4 * row.count(2) + 0.7 * sum(a == 2 and b == 1 for a, b in pairwise(row)) for row in RESPONSES]
+).double()  # (R,)
 REF = torch.stack([REFERENCE[prefix[-1] if prefix else 0] for prefix in PREFIXES])  # (S, V)
 
 Table = torch.Tensor
@@ -59,8 +65,10 @@ def learn(pay: Callable[[Table], torch.Tensor] | None, loss: Callable[[Table], t
     """Ascends the expectation that a policy-gradient learner samples from.
 
     Args:
-        pay: What KL shaping pays at each token, (R, T), given the policy; a reward, so no gradient flows through it.
-        loss: A term of the learner's own loss for each prefix, (S,), differentiated at the prefixes that the policy visits.
+        pay: What KL shaping pays at each token, (R, T), given the policy; a reward, so no gradient
+            flows through it.
+        loss: A term of the learner's own loss for each prefix, (S,), differentiated at the prefixes
+            that the policy visits.
     """
     theta = torch.zeros(len(PREFIXES), 3, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([theta], lr=RATE)
@@ -82,7 +90,9 @@ def learn(pay: Callable[[Table], torch.Tensor] | None, loss: Callable[[Table], t
 
 def sampled(estimator: str) -> Callable[[Table], torch.Tensor]:
     """Mode "reported" with a sampled estimator."""
-    return lambda table: torch.as_tensor(shaping("reported", BETA, estimate(estimator, picked(table).numpy(), picked(REF).numpy()), None))
+    return lambda table: torch.as_tensor(
+        shaping("reported", BETA, estimate(estimator, picked(table).numpy(), picked(REF).numpy()), None)
+    )
 
 
 def whole(table: Table) -> torch.Tensor:

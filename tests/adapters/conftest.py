@@ -1,4 +1,5 @@
-"""Fixtures of the adapter tests: the examples of docs/examples as modules, and the ledger of what the environment paid."""
+"""Fixtures of the adapter tests: the examples of docs/examples as modules, and the ledger of what
+the environment paid."""
 
 from __future__ import annotations
 

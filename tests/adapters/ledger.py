@@ -1,7 +1,9 @@
-"""What the environment paid, written down on the environment's side, to be compared with what a learner found in its own buffers.
+"""What the environment paid, written down on the environment's side, to be compared with what a
+learner found in its own buffers.
 
-One idea: every token-level face plays through `TokenGame.play`, so recording there needs the help of no library and misses nothing. A library that
-drops, doubles, shifts or scales a reward cannot make the two sums agree.
+One idea: every token-level face plays through `TokenGame.play`, so recording there needs the help
+of no library and misses nothing. A library that drops, doubles, shifts or scales a reward cannot
+make the two sums agree.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import coevo_env
-from coevo_env.token_game import TokenGame
+from coevo_env.faces.token_game import TokenGame
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Ledger:
         return np.array([entry.rewards for entry in self.entries])
 
     def episodes(self) -> np.ndarray:
-        """float64 (E, N): what each agent was paid in each finished episode, in the order in which they ended."""
+        """float64 (E, N): what each agent was paid in each finished episode, in the order in which
+        they ended."""
         open_, done = {}, []
         for entry in self.entries:
             key = (entry.game, entry.number)
@@ -104,6 +107,9 @@ def chance(episodes: int, **options) -> np.ndarray:
 
 
 def significance(before: np.ndarray, after: np.ndarray) -> float:
-    """Welch's z of two samples of episode returns: by how many standard errors the later mean is higher."""
+    """Welch's z of two samples of episode returns: by how many standard errors the later mean is
+    higher."""
     before, after = np.asarray(before, float), np.asarray(after, float)
-    return float((after.mean() - before.mean()) / np.sqrt(before.var(ddof=1) / len(before) + after.var(ddof=1) / len(after)))
+    return float(
+        (after.mean() - before.mean()) / np.sqrt(before.var(ddof=1) / len(before) + after.var(ddof=1) / len(after))
+    )

@@ -85,7 +85,8 @@ def test_its_training_loop_forgets_where_episodes_end(monkeypatch):
 
 
 def test_its_learning_forgets_masks(monkeypatch):
-    """Why masks are refused: the network gets one when it acts, and none when it learns from the same actions."""
+    """Why masks are refused: the network gets one when it acts, and none when it learns from the
+    same actions."""
     given = []
     forward = StochasticActor.forward
     monkeypatch.setattr(
@@ -103,7 +104,16 @@ def test_its_learning_forgets_masks(monkeypatch):
     given.clear()
     rows = [{agent: [part[agent]] * 4 for agent in AGENTS} for part in (obs, action, logprob)]
     zeros = {agent: [np.zeros(1)] * 4 for agent in AGENTS}
-    ippo.learn((*rows, zeros, zeros, {agent: [value[agent]] * 4 for agent in AGENTS}, obs, {agent: np.zeros(1) for agent in AGENTS}))
+    ippo.learn(
+        (
+            *rows,
+            zeros,
+            zeros,
+            {agent: [value[agent]] * 4 for agent in AGENTS},
+            obs,
+            {agent: np.zeros(1) for agent in AGENTS},
+        )
+    )
     assert given and all(mask is None for mask in given)
 
 

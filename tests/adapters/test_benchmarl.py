@@ -48,7 +48,8 @@ def trained(request, monkeypatch, tmp_path):
 
 
 def test_rewards_are_conserved(trained):
-    """Token by token and environment by environment, in what was collected; and as a whole in what was trained on."""
+    """Token by token and environment by environment, in what was collected; and as a whole in what
+    was trained on."""
     recorder, ledger, _ = trained
     games = sorted({entry.game for entry in ledger.entries})
     collected = np.concatenate(recorder.rewards, 1)  # (envs, T, A)
@@ -87,7 +88,9 @@ def test_agents_have_networks_of_their_own(trained):
 @pytest.mark.parametrize("share", [False, True])
 def test_parameters_can_be_shared_and_three_agents_play(share, tmp_path):
     for algorithm in example.algorithms().values():
-        experiment = example.make_experiment(algorithm, str(tmp_path), iterations=1, frames=160, task="toy", num_agents=3, roles="random")
+        experiment = example.make_experiment(
+            algorithm, str(tmp_path), iterations=1, frames=160, task="toy", num_agents=3, roles="random"
+        )
         experiment.config.share_policy_params = share
         experiment.run()
 

@@ -1,4 +1,5 @@
-"""The one-file PPO of docs/examples: it runs, learns from everything that the engine paid, and improves on chance."""
+"""The one-file PPO of docs/examples: it runs, learns from everything that the engine paid, and
+improves on chance."""
 
 from __future__ import annotations
 
@@ -28,9 +29,12 @@ def example(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize(("agents", "roles"), [(1, "never"), (2, "never"), (2, "periodic"), (3, "rotation"), (3, "random")])
+@pytest.mark.parametrize(
+    ("agents", "roles"), [(1, "never"), (2, "never"), (2, "periodic"), (3, "rotation"), (3, "random")]
+)
 def test_what_the_engine_paid_is_what_was_learned_from(example, monkeypatch, agents, roles):
-    """The engine's account: the rewards that `submit_turn` returns, and the team rewards of the seats that were not the last."""
+    """The engine's account: the rewards that `submit_turn` returns, and the team rewards of the
+    seats that were not the last."""
     paid: list[np.ndarray] = []  # per batch (N,)
     lengths: set[int] = set()
 
@@ -64,7 +68,9 @@ def test_what_the_engine_paid_is_what_was_learned_from(example, monkeypatch, age
     for iteration, metrics in enumerate(history):
         learned = np.array([row["return"] for row in metrics]) * TINY["batch_size"]
         assert learned == pytest.approx(paid[iteration], rel=1e-12, abs=1e-12)
-        assert used[agents * iteration : agents * (iteration + 1)] == pytest.approx(paid[iteration].tolist(), rel=1e-12, abs=1e-12)
+        assert used[agents * iteration : agents * (iteration + 1)] == pytest.approx(
+            paid[iteration].tolist(), rel=1e-12, abs=1e-12
+        )
         assert all(math.isfinite(value) for row in metrics for value in row.values())
 
 
@@ -100,7 +106,9 @@ def test_log_probs_are_the_same_while_sampling_and_learning(example):
     game = coevo_env.BatchEnv(16, "toy", seed=0, num_agents=1)
     example.play(game, [agent], torch.Generator().manual_seed(0))
     (rollout,) = game.rollouts()
-    policy, values = agent(rollout.contexts, torch.tensor(rollout.tokens), example.legal_tokens(game)[: rollout.tokens.shape[1]])
+    policy, values = agent(
+        rollout.contexts, torch.tensor(rollout.tokens), example.legal_tokens(game)[: rollout.tokens.shape[1]]
+    )
     assert policy.log_prob(torch.tensor(rollout.tokens)).detach().numpy()[rollout.mask] == pytest.approx(
         rollout.logprobs[rollout.mask], abs=1e-5
     )

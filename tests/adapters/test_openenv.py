@@ -1,4 +1,5 @@
-"""The game as an environment of OpenEnv, in this process and through its web server. OpenEnv has no learner to train."""
+"""The game as an environment of OpenEnv, in this process and through its web server. OpenEnv has no
+learner to train."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def test_agents_read_what_their_role_reads():
     task = coevo_env.make_task("toy")
     assert (first.agent, first.text) == ("llm1", task.render(task.prompt("train", env.env.game.episode.prompt_index)))
     second = env.step(action(text="1 2 3 4"))
-    assert second.agent == "llm2" and second.text.startswith("1 2 3 ") and "4" not in second.text  # the budget is three tokens
+    assert (
+        second.agent == "llm2" and second.text.startswith("1 2 3 ") and "4" not in second.text
+    )  # the budget is three tokens
     assert env.env.rules.tokenizer.encode(second.text) == env.env.game.episode.turn.context
 
 

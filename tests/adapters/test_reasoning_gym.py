@@ -1,4 +1,5 @@
-"""A task as a data set of reasoning-gym, and there and back again. reasoning-gym has no learner to train."""
+"""A task as a data set of reasoning-gym, and there and back again. reasoning-gym has no learner to
+train."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def test_rewards_are_conserved():
 
 
 def test_there_and_back_again():
-    """A data set of reasoning-gym as a task, and the task as a data set: questions, answers and scores survive."""
+    """A data set of reasoning-gym as a task, and the task as a data set: questions, answers and
+    scores survive."""
     task = coevo_env.make_task("reasoning-gym/chain_sum", size=20, test_size=5, seed=3)
     original = reasoning_gym.create_dataset("chain_sum", size=25, seed=3)
     data = dataset(task, size=20)

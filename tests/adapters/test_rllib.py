@@ -19,7 +19,8 @@ from coevo_agents.adapters import require
 pytestmark = pytest.mark.adapter
 AGENTS = ("llm1", "llm2")
 SEEN: list[dict[str, np.ndarray]] = []
-"""Of each episode that reached the learner: the rewards of each agent, one for each of its actions."""
+"""Of each episode that reached the learner: the rewards of each agent, one for each of its
+actions."""
 
 
 class RecordingLearner(PPOTorchLearner):
@@ -53,7 +54,8 @@ def test_rewards_are_conserved(trained):
 
 
 def test_every_reward_stands_at_the_action_it_came_after(trained):
-    """KL shaping at its own token; what was paid while another agent acted at the last token before."""
+    """KL shaping at its own token; what was paid while another agent acted at the last token
+    before."""
     _, _, entries = trained
     expected, playing = [], {}
     for entry in entries:  # RLlib tries a step when it makes the environment: that episode never ends

@@ -1,7 +1,9 @@
-"""The stable-baselines3 adapter: what a row plays is what `GymEnv` plays, what was paid is what SB3 learns from, and SB3 learns.
+"""The stable-baselines3 adapter: what a row plays is what `GymEnv` plays, what was paid is what SB3
+learns from, and SB3 learns.
 
-The environment's own account of an episode comes from two places that the adapter does not touch: the engine's scoring, which is recorded, and
-`coevo_env.BatchEnv`, which plays the same tokens again.
+The environment's own account of an episode comes from two places that the adapter does not touch:
+the engine's scoring, which is recorded, and `coevo_env.BatchEnv`, which plays the same tokens
+again.
 """
 
 from __future__ import annotations
@@ -37,28 +39,42 @@ from coevo_agents.adapters.sb3 import (
     language_model_kwargs,
     maskable_causal_lm_policy,
 )
-from coevo_agents.evaluate import play
-from coevo_agents.policy import LoRAConfig
-from coevo_env.core import Rules
+from coevo_agents.learners.policy import LoRAConfig
+from coevo_agents.training.evaluate import play
 from coevo_env.errors import ConfigError, MissingExtraError
-from coevo_env.kl import KLConfig
-from coevo_env.reference import IntTokenizer, TableModel
+from coevo_env.game import scoring
+from coevo_env.game.kl import KLConfig
+from coevo_env.game.reference import IntTokenizer, TableModel
 from coevo_env.tasks import toy
 from coevo_env.testing import tiny_lm
 
-EXTRACTOR = {"features_extractor_class": TokenExtractor, "features_extractor_kwargs": {"features_dim": 32, "embedding_dim": 16}}
+EXTRACTOR = {
+    "features_extractor_class": TokenExtractor,
+    "features_extractor_kwargs": {"features_dim": 32, "embedding_dim": 16},
+}
 V = 5
 
 
 def ppo(env, n_steps=16, **options) -> PPO:
     steps = n_steps * env.num_envs  # of a rollout; in two minibatches, or in one where the number is odd
     batch = steps // (1 + (steps % 2 == 0))
-    settings = {"n_steps": n_steps, "batch_size": batch, "n_epochs": 4, "learning_rate": 3e-3, "seed": 0, "policy_kwargs": EXTRACTOR}
+    settings = {
+        "n_steps": n_steps,
+        "batch_size": batch,
+        "n_epochs": 4,
+        "learning_rate": 3e-3,
+        "seed": 0,
+        "policy_kwargs": EXTRACTOR,
+    }
     return PPO("MultiInputPolicy", env, **{**settings, **options})
 
 
 def a2c(env, n_steps=6, **options) -> A2C:
-    return A2C("MultiInputPolicy", env, **{"n_steps": n_steps, "learning_rate": 3e-3, "seed": 0, "policy_kwargs": EXTRACTOR, **options})
+    return A2C(
+        "MultiInputPolicy",
+        env,
+        **{"n_steps": n_steps, "learning_rate": 3e-3, "seed": 0, "policy_kwargs": EXTRACTOR, **options},
+    )
 
 
 def same(a, b) -> bool:
@@ -89,7 +105,8 @@ GAMES = [
 
 @pytest.mark.parametrize("options", GAMES, ids=lambda options: "-".join(map(str, options.values())))
 def test_rows_are_gymnasium_episodes(options):
-    """Random ragged turns, some with masked tokens: observations, rewards and infos of each row are those of a GymEnv."""
+    """Random ragged turns, some with masked tokens: observations, rewards and infos of each row are
+    those of a GymEnv."""
     rows = 5
     env = CoevoVecEnv(rows, "toy", partner="chance" if options["kl"] == "off" else None, seed=3, **options)
     singles = [coevo_env.GymEnv("toy", seed=3, **options) for _ in range(rows)]  # whose default partners are the same
@@ -99,15 +116,24 @@ def test_rows_are_gymnasium_episodes(options):
     for _ in range(40):
         for row, (observation, info) in enumerate(firsts):
             if observation is not None:
-                assert same(observation, {key: value[row] for key, value in seen.items()} if isinstance(seen, dict) else seen[row])
+                assert same(
+                    observation,
+                    {key: value[row] for key, value in seen.items()} if isinstance(seen, dict) else seen[row],
+                )
                 assert same(info, env.reset_infos[row])
-        assert (np.stack(env.env_method("action_masks")) == np.stack([single.action_masks() for single in singles])).all()
+        assert (
+            np.stack(env.env_method("action_masks")) == np.stack([single.action_masks() for single in singles])
+        ).all()
         actions = rng.integers(0, V, rows)
         seen, rewards, dones, infos = env.step(actions)
         firsts = []
         for row, single in enumerate(singles):
             observation, reward, terminated, truncated, info = single.step(actions[row])
-            got = {key: value for key, value in infos[row].items() if key not in ("TimeLimit.truncated", "terminal_observation")}
+            got = {
+                key: value
+                for key, value in infos[row].items()
+                if key not in ("TimeLimit.truncated", "terminal_observation")
+            }
             assert same(got, info) or got == pytest.approx(info, rel=0, abs=1e-12)
             assert rewards[row] == np.float32(reward) and dones[row] == terminated
             assert infos[row]["TimeLimit.truncated"] is truncated is False
@@ -117,14 +143,18 @@ def test_rows_are_gymnasium_episodes(options):
                 played.append(env.reset_infos[row]["episode_index"])
                 firsts.append(single.reset(options={"episode": played[-1]}))
             else:
-                assert same(observation, {key: value[row] for key, value in seen.items()} if isinstance(seen, dict) else seen[row])
+                assert same(
+                    observation,
+                    {key: value[row] for key, value in seen.items()} if isinstance(seen, dict) else seen[row],
+                )
                 firsts.append((None, None))
     assert played == list(range(len(played))) and len(played) > 3 * rows  # each number once, in order
     assert lengths >= {1, 2, 3}
 
 
 def test_a_language_model_reference_is_scored_in_batches():
-    """One forward pass over all rows per step, and the log-probs of the token-by-token cursor of GymEnv."""
+    """One forward pass over all rows per step, and the log-probs of the token-by-token cursor of
+    GymEnv."""
     lm, calls = tiny_lm(V, seed=3), []
     env = CoevoVecEnv(4, "toy", lm, kl="reference", roles="never", seed=0, min_new_tokens=0)
     single = coevo_env.GymEnv("toy", lm, kl="reference", roles="never", seed=0, min_new_tokens=0)
@@ -155,7 +185,7 @@ def test_partners_are_asked_in_batches():
     assert calls == [(6, 3), (2, 3), (2, 3)]  # the observers of two episodes, then the pioneers of the next two
 
 
-# ---------------------------------------------------------------- what was paid is what is learned from
+# ------------------------------------------------------------ what was paid is what is learned from
 class Ledger(BaseCallback):
     """What SB3 is about to learn from, step by step, over all rollouts."""
 
@@ -174,7 +204,9 @@ class Ledger(BaseCallback):
     def _on_rollout_end(self):
         buffer = self.model.rollout_buffer
         for t, (dones, infos) in enumerate(self.rollout):
-            self.steps.append((buffer.rewards[t].copy(), buffer.log_probs[t].copy(), buffer.actions[t, :, 0].copy(), dones, infos))
+            self.steps.append(
+                (buffer.rewards[t].copy(), buffer.log_probs[t].copy(), buffer.actions[t, :, 0].copy(), dones, infos)
+            )
         # returns and advantages must be those that SB3 would have computed from the rewards
         advantages, returns = buffer.advantages.copy(), buffer.returns.copy()
         with torch.no_grad():
@@ -200,29 +232,39 @@ class Ledger(BaseCallback):
     + [(a2c, 3, "llm2", "random")],
 )
 def test_rewards_are_conserved_and_equal_mode_reported(make, agents, learner, roles, monkeypatch):
-    """Every reward of the engine arrives, once, at its token; with the callback the sum is that of KL mode "reported"."""
+    """Every reward of the engine arrives, once, at its token; with the callback the sum is that of
+    KL mode "reported"."""
     scored = {}
-    score = Rules.score
+    score = scoring.score
 
     def record(self, episodes):
         result = score(self, episodes)
         scored.update({episode.index: (episode, result.team[row]) for row, episode in enumerate(episodes)})
         return result
 
-    monkeypatch.setattr(Rules, "score", record)
+    for module in ("faces.batch", "faces.token_game"):
+        monkeypatch.setattr(f"coevo_env.{module}.score", record)
+    monkeypatch.setattr("coevo_agents.adapters.sb3_env.score", record)
     options = {"num_agents": agents, "roles": roles, "min_new_tokens": 0}
     beta = 0.3
-    env = VecMonitor(CoevoVecEnv(7, "toy", learner=learner, kl=KLConfig(mode="reference", beta=beta), seed=0, **options))
+    env = VecMonitor(
+        CoevoVecEnv(7, "toy", learner=learner, kl=KLConfig(mode="reference", beta=beta), seed=0, **options)
+    )
     ledger, model = Ledger(), make(env, n_steps=9)
     model.learn(5 * 9 * 7, callback=CallbackList([KLCallback(), ledger]))
     assert ledger.wrong < 1e-5
     finished = list(ledger.episodes())
-    assert sorted(info["episode_index"] for info, *_ in finished) == sorted(scored)  # nothing dropped, nothing paid twice
+    assert sorted(info["episode_index"] for info, *_ in finished) == sorted(
+        scored
+    )  # nothing dropped, nothing paid twice
     assert {len(tokens) for *_, tokens in finished} >= {1, 2, 3}
-    assert {info["seat"] for info, *_ in finished} == ({int(learner[-1]) - 1} if roles == "never" else set(range(agents)))
+    assert {info["seat"] for info, *_ in finished} == (
+        {int(learner[-1]) - 1} if roles == "never" else set(range(agents))
+    )
     monkeypatch.undo()
     halves = {
-        mode: coevo_env.BatchEnv(1, "toy", kl=KLConfig(mode=mode, beta=beta), seed=0, **options) for mode in ("reference", "reported")
+        mode: coevo_env.BatchEnv(1, "toy", kl=KLConfig(mode=mode, beta=beta), seed=0, **options)
+        for mode in ("reference", "reported")
     }
     for info, rewards, logprobs, tokens in finished:
         episode, team = scored[info["episode_index"]]
@@ -233,10 +275,14 @@ def test_rewards_are_conserved_and_equal_mode_reported(make, agents, learner, ro
             game.reset(episode.index)
             for turn in episode.turns:
                 reported = logprobs[None] if turn is mine else np.zeros((1, len(turn.tokens)))
-                game.submit_turn(np.array([turn.tokens]), np.array([len(turn.tokens)]), reported if mode == "reported" else None)
+                game.submit_turn(
+                    np.array([turn.tokens]), np.array([len(turn.tokens)]), reported if mode == "reported" else None
+                )
             expected[mode] = game.rollouts()[mine.agent].rewards[0]
         assert rewards == pytest.approx(expected["reported"], rel=1e-6, abs=1e-6)
-        assert info["episode"]["r"] == pytest.approx(expected["reference"].sum(), rel=1e-6, abs=1e-6)  # VecMonitor saw the first half
+        assert info["episode"]["r"] == pytest.approx(
+            expected["reference"].sum(), rel=1e-6, abs=1e-6
+        )  # VecMonitor saw the first half
         assert info["episode"]["l"] == len(tokens)
         assert info["team_reward"] == team[mine.seat]
 
@@ -268,7 +314,7 @@ def test_callback_measures_kl_and_moves_beta():
     model, writer = ppo(env, 8), Kept()
     model.set_logger(Logger(None, [writer]))
     model.learn(8 * 8 * 6, callback=CallbackList([callback, ledger]))
-    controller, kls = coevo_env.kl.make_controller(config), []
+    controller, kls = coevo_env.game.kl.make_controller(config), []
     for info, rewards, logprobs, _ in ledger.episodes():
         shaped = rewards.astype(np.float64)
         shaped[-1] -= info["team_reward"]
@@ -282,7 +328,9 @@ def test_callback_measures_kl_and_moves_beta():
         assert beta == controller.beta
     assert env.controllers["llm1"].beta == controller.beta != 0.2
     assert env.controllers["llm2"].beta == 0.2
-    assert [(row["coevo/kl"], row["coevo/beta"]) for row in writer.rows] == [(kl, beta) for kl, _, beta in callback.history]
+    assert [(row["coevo/kl"], row["coevo/beta"]) for row in writer.rows] == [
+        (kl, beta) for kl, _, beta in callback.history
+    ]
     assert all({"coevo/task_reward", "coevo/team_reward"} <= set(row) for row in writer.rows)
 
 
@@ -297,7 +345,7 @@ def test_callback_on_gymnasium_environments():
     assert betas == {callback.history[-1][2]} != {0.1}
 
 
-# ---------------------------------------------------------------- a vector environment as SB3 expects it
+# ----------------------------------------------------------- a vector environment as SB3 expects it
 def test_conforms_to_sb3():
     env = VecCheckNan(VecMonitor(CoevoVecEnv(3, "toy", kl="reference", seed=0)), raise_exception=True)
     seen = env.reset()
@@ -308,7 +356,12 @@ def test_conforms_to_sb3():
         old = seen
         seen, rewards, dones, infos = env.step(np.array([env.action_space.sample() for _ in range(3)]))
         assert same(before, old)  # no buffer is written to again
-        assert rewards.dtype == np.float32 and dones.dtype == bool and rewards.shape == dones.shape == (3,) and len(infos) == 3
+        assert (
+            rewards.dtype == np.float32
+            and dones.dtype == bool
+            and rewards.shape == dones.shape == (3,)
+            and len(infos) == 3
+        )
         for row in np.flatnonzero(dones):
             assert infos[row]["episode"]["l"] == infos[row]["length"]
             assert env.observation_space.contains(infos[row]["terminal_observation"])
@@ -407,7 +460,10 @@ def test_learns_with_a_language_model():
     model.learn(2600, callback=callback)
     assert improved(before, held_out(SB3Actor(model)))
     assert abs(callback.history[0][0]) < 1e-5 and callback.history[-1][0] > 0.1  # it starts as the reference
-    assert same({name: tensor.numpy() for name, tensor in lm.module.state_dict().items()}, {k: v.numpy() for k, v in weights.items()})
+    assert same(
+        {name: tensor.numpy() for name, tensor in lm.module.state_dict().items()},
+        {k: v.numpy() for k, v in weights.items()},
+    )
 
 
 # ---------------------------------------------------------------- the language model as a policy
@@ -437,12 +493,18 @@ def test_log_probs_are_those_of_the_language_model(lora):
     seen, actions = observations(env, contexts, turns)
     values, logprobs, entropy = model.policy.evaluate_actions(seen, actions)
     assert logprobs.detach().numpy() == pytest.approx(expected.ravel(), abs=1e-5)
-    assert not np.allclose(expected, lm.score(contexts, tokens, lengths, env.rules.sampling), atol=1e-3)  # it has learned
+    assert not np.allclose(
+        expected, lm.score(contexts, tokens, lengths, env.rules.sampling), atol=1e-3
+    )  # it has learned
     assert values.shape == (9, 1) and torch.isfinite(entropy).all()
     drawn = SB3Actor(model).generate(contexts, 3, env.rules.sampling, np.random.default_rng(0).random((3, 3)))
-    assert drawn.logprobs == pytest.approx(wrapped.score(contexts, drawn.tokens, drawn.lengths, env.rules.sampling), abs=1e-5)
+    assert drawn.logprobs == pytest.approx(
+        wrapped.score(contexts, drawn.tokens, drawn.lengths, env.rules.sampling), abs=1e-5
+    )
     trained = [name for name, parameter in model.policy.named_parameters() if parameter.requires_grad]
-    assert any("value_head" in name for name in trained) and (lora is None) == (not any("lora" in name for name in trained))
+    assert any("value_head" in name for name in trained) and (lora is None) == (
+        not any("lora" in name for name in trained)
+    )
     if lora is not None:
         assert all("lora" in name or "value_head" in name for name in trained)
     model.policy.set_training_mode(True)
@@ -453,7 +515,13 @@ def test_log_probs_are_those_of_the_language_model(lora):
 def test_language_model_policies_are_saved(given, tmp_path):
     make = functools.partial(tiny_lm, V, seed=3)
     env = CoevoVecEnv(3, "toy", make(), kl="reference", seed=0)
-    model = A2C(CausalLMPolicy, env, n_steps=5, policy_kwargs=language_model_kwargs(env, None if given == "object" else make), seed=0)
+    model = A2C(
+        CausalLMPolicy,
+        env,
+        n_steps=5,
+        policy_kwargs=language_model_kwargs(env, None if given == "object" else make),
+        seed=0,
+    )
     model.learn(60, callback=KLCallback())
     model.save(tmp_path / "model")
     again = A2C.load(tmp_path / "model", env=env)
@@ -477,7 +545,9 @@ def test_extractor_models_are_saved(tmp_path):
     model = ppo(env).learn(50, callback=KLCallback())
     model.save(tmp_path / "model")
     noise = np.random.default_rng(0).random((8, 3))
-    a, b = (SB3Actor(m).generate([[1]] * 8, 3, env.rules.sampling, noise) for m in (model, PPO.load(tmp_path / "model")))
+    a, b = (
+        SB3Actor(m).generate([[1]] * 8, 3, env.rules.sampling, noise) for m in (model, PPO.load(tmp_path / "model"))
+    )
     assert same(a.tokens, b.tokens) and same(a.logprobs, b.logprobs)
 
 
@@ -533,7 +603,9 @@ def test_language_model_policies_obey_masks(mask):
 
 # ---------------------------------------------------------------- several learners
 def test_cotrained_models_are_each_others_partners():
-    envs = {name: CoevoVecEnv(8, "toy", kl="reference", seed=0, learner=name, exchange_every=4) for name in ("llm1", "llm2")}
+    envs = {
+        name: CoevoVecEnv(8, "toy", kl="reference", seed=0, learner=name, exchange_every=4) for name in ("llm1", "llm2")
+    }
     models = {name: ppo(env, seed=seed) for seed, (name, env) in enumerate(envs.items())}
     for env in envs.values():
         env.seed(0)  # a model's seed has become the game's: the same episodes for both
@@ -597,17 +669,25 @@ class Short:
         (lambda: started().render(), "render_mode=None"),
         (lambda: off(partner=Short(), learner="llm2", roles="never").reset(), "1 turns for 2 contexts"),
         (lambda: SB3Actor(3), "on-policy"),
-        (lambda: SB3Actor(ppo(started())).generate([[1] * 40], 3, started().rules.sampling, np.zeros((1, 3))), "a sequence of 40 tokens"),
+        (
+            lambda: SB3Actor(ppo(started())).generate([[1] * 40], 3, started().rules.sampling, np.zeros((1, 3))),
+            "a sequence of 40 tokens",
+        ),
         (lambda: PPO(CausalLMPolicy, started()), "without a language model"),
         (lambda: PPO(CausalLMPolicy, started(), policy_kwargs={"lm": tiny_lm(7)}), "vocabulary of 7"),
         (lambda: PPO(CausalLMPolicy, started(), policy_kwargs={"lm": tiny_lm(5), "temperature": 0}), "temperature=0"),
         (lambda: language_model_kwargs(CoevoVecEnv(1, "toy", kl="reference")), "TableModel"),
         (lambda: ppo(started()).learn(10, callback=KLCallback()), "kl='reference'"),
         (
-            lambda: ppo(VecNormalize(CoevoVecEnv(2, "toy", kl="reference"), norm_obs=False)).learn(10, callback=KLCallback()),
+            lambda: ppo(VecNormalize(CoevoVecEnv(2, "toy", kl="reference"), norm_obs=False)).learn(
+                10, callback=KLCallback()
+            ),
             "norm_reward=False",
         ),
-        (lambda: PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).learn(8, callback=KLCallback()), "without `rules`"),
+        (
+            lambda: PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).learn(8, callback=KLCallback()),
+            "without `rules`",
+        ),
         (lambda: warm().learn(10, callback=KLCallback()), "temperature 1.0; the game has 0.7"),
         (lambda: DQN("MlpPolicy", "CartPole-v1").learn(8, callback=KLCallback()), "expected an on-policy model"),
         (lambda: cotrain({"llm1": ppo(started())}, 10), r"learner 'llm1' of \['llm1', 'llm2'\]"),

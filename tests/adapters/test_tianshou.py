@@ -51,7 +51,9 @@ def test_rewards_are_conserved_and_it_improves(learner, learned_from, monkeypatc
     paid, seen = ledger.episodes()[:, own], sums(learned_from)
     assert len(seen) == 12 * 128
     assert seen == pytest.approx(paid, abs=1e-6)
-    assert seen.sum() == pytest.approx(ledger.paid()[:, own].sum())  # the episodes that its collector abandons paid nothing yet
+    assert seen.sum() == pytest.approx(
+        ledger.paid()[:, own].sum()
+    )  # the episodes that its collector abandons paid nothing yet
     if learner == "llm1":
         assert significance(chance(500, task="toy")[:, 0], seen[-256:]) > 8
     assert significance(seen[:128], seen[-256:]) > 8
@@ -68,7 +70,8 @@ def test_a_learner_becomes_a_partner():
 
 
 def test_its_own_multi_agent_path_drops_what_is_paid_while_another_acts(learned_from, monkeypatch):
-    """Why the AEC face is refused: the pioneer is paid at the last token of the observer, and its learner never hears of it."""
+    """Why the AEC face is refused: the pioneer is paid at the last token of the observer, and its
+    learner never hears of it."""
     ledger = Ledger().install(monkeypatch)
     torch.manual_seed(0)
     env = PettingZooEnv(coevo_env.env(task="toy", seed=0, agent_ids="role"))
@@ -97,6 +100,9 @@ def test_its_own_multi_agent_path_drops_what_is_paid_while_another_acts(learned_
         both.update(buffer=collector.buffer, batch_size=64, repeat=1)
     paid = ledger.paid().sum(0)
     assert paid[0] == pytest.approx(paid[1]) and paid[0] > 10
-    seen = {owner: sum(rew.sum() for algorithm, rew, _ in learned_from if algorithm is owner) for owner in (pioneer, observer)}
+    seen = {
+        owner: sum(rew.sum() for algorithm, rew, _ in learned_from if algorithm is owner)
+        for owner in (pioneer, observer)
+    }
     assert seen[observer] == pytest.approx(paid[1], abs=1e-4)
     assert seen[pioneer] == 0.0

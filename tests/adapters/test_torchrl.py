@@ -1,4 +1,5 @@
-"""TorchRL's ClipPPOLoss on the AEC face (its own wrapper) and on the batched engine (native environment)."""
+"""TorchRL's ClipPPOLoss on the AEC face (its own wrapper) and on the batched engine (native
+environment)."""
 
 from __future__ import annotations
 
@@ -88,7 +89,9 @@ def episode_sums(batches, agent: str) -> np.ndarray:
     return np.array([part.sum(-1) for part in np.split(seen(batches, agent), ends, axis=-1)[: len(ends)]])
 
 
-@pytest.mark.parametrize("options", [{}, {"num_agents": 3, "roles": "random"}, {"kl": "reference"}, {"min_new_tokens": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_agents": 3, "roles": "random"}, {"kl": "reference"}, {"min_new_tokens": 2}]
+)
 def test_batched_specs(options):
     check_env_specs(batch_env(4, task="toy", seed=0, **options))
 
@@ -109,7 +112,9 @@ def test_batched_improves(batched):
     assert significance(first, last) > 10
 
 
-@pytest.mark.parametrize("options", [{}, {"num_agents": 3, "roles": "random"}, {"kl": "reference"}, {"min_new_tokens": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_agents": 3, "roles": "random"}, {"kl": "reference"}, {"min_new_tokens": 2}]
+)
 def test_batched_plays_the_same_game_as_the_aec_face(options):
     """The same tokens bring the same observations, masks and payments."""
     env = batch_env(5, task="toy", seed=3, **options)
@@ -128,8 +133,12 @@ def test_batched_plays_the_same_game_as_the_aec_face(options):
                 rewards[agent] += step["next", agent, "reward"].item()
                 if not waits:
                     expected = face.observe(agent)
-                    assert np.array_equal(step[agent, "observation", "observation"][0].numpy(), expected["observation"]), (row, t, agent)
-                    assert np.array_equal(step[agent, "action_mask"][0].numpy(), expected["action_mask"].astype(bool)), (row, t, agent)
+                    assert np.array_equal(
+                        step[agent, "observation", "observation"][0].numpy(), expected["observation"]
+                    ), (row, t, agent)
+                    assert np.array_equal(
+                        step[agent, "action_mask"][0].numpy(), expected["action_mask"].astype(bool)
+                    ), (row, t, agent)
             if acting:
                 assert acting == [face.agent_selection]
                 face.step(step[acting[0], "action"].item())
@@ -140,7 +149,8 @@ def test_batched_plays_the_same_game_as_the_aec_face(options):
 
 
 def test_batched_reports_log_probs():
-    """KL mode "reported": the environment reads what the policy wrote, and pays -beta (log pi - log pi_ref)."""
+    """KL mode "reported": the environment reads what the policy wrote, and pays -beta (log pi - log
+    pi_ref)."""
     env = batch_env(8, task="toy", seed=0, kl="reported")
     torch.manual_seed(0)
     data = env.rollout(100, TensorDictSequential(*(example.make_agent(env, agent)[0] for agent in AGENTS)))

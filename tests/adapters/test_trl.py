@@ -1,4 +1,5 @@
-"""TRL's GRPOTrainer on a task: what it sees is what the environment would have paid for the same tokens."""
+"""TRL's GRPOTrainer on a task: what it sees is what the environment would have paid for the same
+tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def trained(tmp_path_factory):
 
     def recording(inputs, prompts, completions, completion_ids):
         rewards = calculate(inputs, prompts, completions, completion_ids)
-        seen.append(([row["prompt_index"] for row in inputs], [list(ids) for ids in completion_ids], rewards.numpy().copy()))
+        seen.append(
+            ([row["prompt_index"] for row in inputs], [list(ids) for ids in completion_ids], rewards.numpy().copy())
+        )
         return rewards
 
     trainer._calculate_rewards = recording
@@ -84,14 +87,16 @@ def test_dataset_leads_back_to_the_prompts():
         rows = dataset(task, split)
         assert len(rows) == len(task.prompts(split))
         row = rows[3]
-        assert row["prompt"] == task.render(task.prompt(split, 3)) and row["prompt_index"] == 3 and row["split"] == split
+        assert (
+            row["prompt"] == task.render(task.prompt(split, 3)) and row["prompt_index"] == 3 and row["split"] == split
+        )
 
 
 def test_prompts_are_read_as_the_environment_reads_them():
     """TRL tokenizes the text of the data set as the game tokenizes its context."""
     from transformers import AutoTokenizer
 
-    from coevo_env.models import embedded_path
+    from coevo_env.lm.names import embedded_path
 
     task = make_task()
     ids = AutoTokenizer.from_pretrained(embedded_path())(dataset(task)[0]["prompt"])["input_ids"]
@@ -105,11 +110,15 @@ def test_rewards_may_use_the_answer_of_a_prompt():
         name="sum",
         train=[coevo_env.Prompt("2 3", answer="happy"), coevo_env.Prompt("1 1", answer="sad")],
         test=["9"],
-        rewards={"right": lambda prompts, responses: [float(p.answer in r) for p, r in zip(prompts, responses, strict=True)]},
+        rewards={
+            "right": lambda prompts, responses: [float(p.answer in r) for p, r in zip(prompts, responses, strict=True)]
+        },
         tokenizer=coevo_env.TextTokenizer.from_pretrained(str(example.embedded_path())),
     )
     (right,) = reward_functions(task)
     assert right.__name__ == "right"
     ids = task.tokenizer.encode("happy")
-    scores = right(completion_ids=[ids, ids], prompt_index=[0, 1], split=["train", "train"], prompts=None, completions=None)
+    scores = right(
+        completion_ids=[ids, ids], prompt_index=[0, 1], split=["train", "train"], prompts=None, completions=None
+    )
     assert scores == [1.0, 0.0]

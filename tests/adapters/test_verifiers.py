@@ -1,4 +1,5 @@
-"""A task as a taskset of verifiers: what it records is what the environment pays for the same text. verifiers has no learner to train."""
+"""A task as a taskset of verifiers: what it records is what the environment pays for the same text.
+verifiers has no learner to train."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import verifiers.v1 as vf
 
 import coevo_env
 from coevo_agents.adapters.verifiers import taskset
-from coevo_env.models import embedded_path
+from coevo_env.lm.names import embedded_path
 from coevo_env.rewards import length_reward, lexicon_sentiment
 
 pytestmark = pytest.mark.adapter

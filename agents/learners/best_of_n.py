@@ -1,0 +1,85 @@
+"""Best-of-n: draw n responses from the initial model and keep the one with the highest task reward.
+It does not learn.
+
+One idea: what n samples buy without any training is the price that a fine-tuned model has to beat.
+The policy says how many responses it wants to choose from (`draws`), and the game, which knows the
+reward, lets it choose: so it works in training games, in evaluations and as a partner.
+
+The response it keeps is not a sample of the model it was drawn from. The KL of the best of n to
+that model is at most log n - (n - 1) / n, which is reported as `kl_bound`; the log-probs in
+rollouts and the measured `kl` are those of the model itself, whose KL is 0.
+
+Source: Stiennon et al. (2020), arXiv 2009.01325, appendix G.3; that it is a bound: Beirami et al.
+(2024), arXiv 2401.01879.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coevo_agents.learners.learner import State
+from coevo_agents.learners.policy import ActorCritic
+from coevo_env.errors import ConfigError
+from coevo_env.game.rollout import Rollout
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import Generation, LanguageModel
+
+__all__ = ["BestOfN", "Choosing", "make"]
+
+
+class Choosing:
+    """A policy that is played `draws` times for each turn, after which the best response counts
+    (see `coevo_agents.training.evaluate.play`)."""
+
+    def __init__(self, policy: ActorCritic, draws: int):
+        if draws < 2:
+            raise ConfigError(
+                f"best_of={draws}; expected a whole number >= 2 (the best of one is the model itself: use "
+                "learner='frozen')."
+            )
+        policy.valued = False
+        self.policy, self.draws, self.lm = policy, draws, policy.lm
+
+    def generate(
+        self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray
+    ) -> Generation:
+        """Samples one response for each context."""
+        return self.policy.generate(contexts, max_new_tokens, sampling, uniforms)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes the model, which is the initial one: the choice is made by whoever plays it."""
+        self.policy.save_pretrained(directory)
+
+
+class BestOfN:
+    """The learner, which does not learn."""
+
+    def __init__(self, policy: ActorCritic, draws: int):
+        self.policy = Choosing(policy, draws)
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Does nothing; reports what was earned, and the most that choosing can cost in KL, nats
+        per response."""
+        n = self.policy.draws
+        return {"return": float(rollout.returns.mean()), "kl_bound": math.log(n) - (n - 1) / n}
+
+    def state_dict(self) -> State:
+        """The weights, which may be those of a warm start."""
+        return {name: parameter.detach() for name, parameter in self.policy.policy.named_parameters().items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Restores `state_dict`."""
+        self.policy.policy.load_state_dict(state)
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
+
+
+def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> BestOfN:
+    """Factory for the training loop."""
+    return BestOfN(policy, config.best_of)

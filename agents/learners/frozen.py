@@ -1,0 +1,46 @@
+"""A learner that does not learn: the initial model as a partner, and as the line that every other
+curve has to beat.
+
+One idea: a control is an ordinary learner with an empty update, so that it runs through the same
+games, evaluations and tables as the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coevo_agents.learners.learner import State
+from coevo_agents.learners.policy import ActorCritic
+from coevo_env.game.rollout import Rollout
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import LanguageModel
+
+__all__ = ["Frozen", "make"]
+
+
+class Frozen:
+    """Plays with the weights it was given."""
+
+    def __init__(self, policy: ActorCritic):
+        policy.valued = False
+        self.policy = policy
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Does nothing; reports what the policy earned."""
+        return {"return": float(rollout.returns.mean())}
+
+    def state_dict(self) -> State:
+        """The weights, which may be those of a warm start or of an earlier run."""
+        return {name: parameter.detach() for name, parameter in self.policy.named_parameters().items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Restores `state_dict`."""
+        self.policy.load_state_dict(state)
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
+
+
+def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> Frozen:
+    """Factory for the training loop."""
+    return Frozen(policy)

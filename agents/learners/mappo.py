@@ -1,0 +1,158 @@
+"""MAPPO: PPO whose critic reads the joint state, all that every seat has read and written so far.
+
+One idea: decentralised policies, centralised value. The policy acts on its own context; the critic
+is a network of its own that reads what the seats before have read and written, then the agent's
+context and tokens. It is used in training only. It matters where agents see less than everything
+(`context="previous"` or `"none"`); what a later seat will say is never part of the state, or the
+baseline would depend on the action.
+
+Each agent has its own critic, so that a learner still owns all it needs and nothing is stored
+twice.
+
+Source: Yu et al. (2022), arXiv 2103.01955; clipped losses: Schulman et al. (2017), arXiv
+1707.06347.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from coevo_agents.learners.gradient import Batch, GradientConfig, GradientLearner, per_token
+from coevo_agents.learners.objectives import clipped_policy_loss, clipped_value_loss, gae, whiten
+from coevo_agents.learners.policy import ActorCritic, spare
+from coevo_env.game.rollout import Rollout
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import LanguageModel
+
+__all__ = ["MAPPO", "MAPPOConfig", "make"]
+
+
+@dataclass(frozen=True)
+class MAPPOConfig(GradientConfig):
+    """Settings of MAPPO. Those of `GradientConfig`, and:
+
+    Attributes:
+        gamma, gae_lambda: Discount per token, and lambda of GAE.
+        clip: Range of the probability ratio.
+        value_clip: Range in which the value may move in one update; 0 switches it off.
+        value_coef: Weight of the value loss.
+        whiten: Whether advantages are given zero mean and unit variance over the tokens of the
+            rollout.
+    """
+
+    epochs: int = 4
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_coef: float = 0.5
+    whiten: bool = True
+
+    ranges: ClassVar[dict[str, float]] = {
+        **GradientConfig.ranges,
+        "gamma": 1,
+        "gae_lambda": 1,
+        "clip": 1,
+        "value_clip": 1e9,
+        "value_coef": 1e9,
+    }
+
+
+class MAPPO(GradientLearner):
+    """The learner; arguments as in `GradientLearner`, and:
+
+    Args:
+        centre: The critic: a language model with a value head that nobody else trains.
+    """
+
+    def __init__(
+        self,
+        policy: ActorCritic,
+        centre: ActorCritic,
+        config: MAPPOConfig,
+        *,
+        seed: int = 0,
+        sampling: Sampling,
+        reference: LanguageModel | None = None,
+    ):
+        centre.check_critic(self.name)
+        self.centre = centre
+        super().__init__(policy, config, seed=seed, sampling=sampling, reference=reference)
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The policy's tensors, and the critic's under "critic."."""
+        own = {
+            name: parameter
+            for name, parameter in self.policy.named_parameters().items()
+            if not name.startswith("value_head.")
+        }
+        return {**own, **{f"critic.{name}": parameter for name, parameter in self.centre.named_parameters().items()}}
+
+    def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
+        """Advantages over the critic's values, and targets for it."""
+        config, mask = self.config, rollout.mask
+        logprobs, _, mismatch = self.behaviour(rollout)
+        values = np.zeros(rollout.tokens.shape)
+        for rows in self.slices(len(rollout)):
+            part = np.zeros(rollout.tokens.shape, bool)
+            part[rows] = mask[rows]
+            with torch.no_grad():
+                values[part] = self.values(rollout, rows).double().cpu().numpy()
+        advantages = gae(rollout.rewards, values, rollout.lengths, config.gamma, config.gae_lambda)
+        returns = advantages + values
+        scale = 1.0
+        if config.whiten:
+            advantages, scale = whiten(advantages, mask)
+        variance = returns[mask].var()
+        metrics = {
+            "explained_variance": float(1.0 - (returns - values)[mask].var() / variance) if variance > 0 else 0.0,
+            "return": float(returns[:, 0].mean()),
+            "logprob_mismatch": mismatch,
+        }
+        scales = np.full(len(rollout), scale)
+        return Batch(
+            rollout, logprobs, rollout.weighted(advantages), scales, values, returns, self.reference_hidden(rollout)
+        ), metrics
+
+    def values(self, rollout: Rollout, rows: np.ndarray) -> torch.Tensor:
+        """What the critic says of every state of some rows, (M,), flat over their tokens."""
+        lengths = rollout.lengths[rows]
+        longest = self.centre.lm.max_positions or 1 << 30
+        joint = [rollout.states[row] + rollout.contexts[row] for row in rows]
+        joint = [
+            ids[-(longest - int(lengths.max())) :] for ids in joint
+        ]  # of a state that is too long for the critic the oldest part goes
+        hidden, _, _ = self.centre.lm.hidden_states(joint, rollout.tokens[rows], lengths)
+        return self.centre.values(hidden)
+
+    def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The policy and value losses of some rows, as a sum over their tokens divided by `tokens`,
+        with their parts."""
+        config = self.config
+        assert batch.values is not None and batch.returns is not None
+        seen = self.forward(batch, rows)
+        policy, stats = clipped_policy_loss(
+            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), config.clip
+        )
+        now = self.values(batch.rollout, rows)
+        value = clipped_value_loss(now, seen.select(batch.values), seen.select(batch.returns), config.value_clip)
+        kl, kl_part = self.kl_loss(batch, rows, seen)
+        loss = (policy + config.value_coef * value + kl) / tokens
+        return loss, per_token({"loss/policy": policy, "loss/value": value, **kl_part, **stats}, tokens)
+
+
+def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> MAPPO:
+    """Factory for the training loop: the critic starts as the reference policy."""
+    centre = spare(policy, reference, seed, "critic")
+    return MAPPO(
+        policy,
+        centre,
+        config.mappo,
+        seed=seed,
+        sampling=sampling,
+        reference=reference if config.kl.mode == "loss" else None,
+    )

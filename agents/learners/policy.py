@@ -1,0 +1,291 @@
+"""A causal LM with a value head: what actor-critic learners train. Also where N agents get their
+weights from.
+
+One idea: an agent is a set of trainable tensors by name. With separate weights these are a whole
+copy of the model; with LoRA they are one adapter on a frozen base that all agents and the reference
+policy share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from coevo_env.errors import ConfigError, first_line
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import Generation, LanguageModel
+from coevo_env.lm.tape import Tape
+
+__all__ = ["ActorCritic", "LoRAConfig", "make_policies", "remembering", "spare", "take"]
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters (Hu et al. 2021), made by peft.
+
+    Attributes:
+        rank: Rank r.
+        alpha: Scale alpha; the update is alpha / r * B A.
+        targets: Module names with commas between them, such as "q_proj,v_proj", or "all-linear".
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    targets: str = "all-linear"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rank <= 65_536 or not 1 <= self.alpha <= 65_536:
+            raise ConfigError(
+                f"lora.rank={self.rank}, lora.alpha={self.alpha}; expected whole numbers from 1 to 65536."
+            )
+
+    def modules(self, model: torch.nn.Module) -> str | list[str]:
+        """What peft takes as targets: a list, because it reads a single text as a regular
+        expression for whole paths.
+
+        Raises:
+            ConfigError: The model has no module of that name.
+        """
+        if self.targets == "all-linear":
+            return self.targets
+        names, paths = (
+            [name.strip() for name in self.targets.split(",")],
+            [f".{path}" for path, _ in model.named_modules()],
+        )
+        if missing := [name for name in names if not name or not any(path.endswith(f".{name}") for path in paths)]:
+            linear = {
+                path.rpartition(".")[2]
+                for path, module in model.named_modules()
+                if type(module).__name__ in ("Linear", "Conv1D")
+            }
+            raise ConfigError(
+                f"lora.targets={self.targets!r}: no module {missing[0]!r} in the model; expected names of its layers "
+                f"({', '.join(sorted(linear))}) with commas between them, or 'all-linear'."
+            )
+        return names
+
+
+class ActorCritic:
+    """A language model and a linear value head on its last hidden state.
+
+    Attributes:
+        lm: The view of the model that this agent trains.
+        value_head: float32 linear layer, (H) -> (1), zero at the start: the first advantages are
+            the returns.
+        valued: Whether sampling asks the value head; a learner without a critic switches it off.
+        tape_bytes: What each call of `generate` may keep for the update while inside `remembering`;
+            a learner that uses it sets it.
+        tapes: What they have kept.
+    """
+
+    valued = True
+    tape_bytes = 0
+
+    def __init__(self, lm: LanguageModel):
+        self.lm = lm
+        self.tapes: list[Tape] = []
+        self._remembers = False
+        # skip_init: the usual one would draw from the global generator
+        self.value_head: torch.nn.Linear = torch.nn.utils.skip_init(  # type: ignore[assignment]
+            torch.nn.Linear, lm.hidden_size, 1, device=lm.device, dtype=torch.float32
+        )
+        torch.nn.init.zeros_(self.value_head.weight)
+        torch.nn.init.zeros_(self.value_head.bias)
+
+    def values(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Values (M,) of hidden states (M, H)."""
+        return self.value_head(hidden.to(self.value_head.weight.dtype))[:, 0]
+
+    def check_critic(self, learner: str) -> None:
+        """Refuses a model that has no hidden states for the value head to read; a learner with a
+        critic asks."""
+        if not self.lm.gives_hidden:
+            raise ConfigError(
+                f"{learner} needs a value head on the last hidden state, and logits of {type(self.lm.causal).__name__} "
+                "are not its output embedding "
+                "times that, scaled or capped; expected a model where they are. Use another model, or a learner "
+                "without a critic such as 'reinforce'."
+            )
+
+    def generate(
+        self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray
+    ) -> Generation:
+        """Samples turns, with the value of every state passed if anybody wants it."""
+        tape = None
+        if self._remembers:
+            tape = Tape(self.lm.backbone, self.tape_bytes)
+            self.tapes.append(tape)
+        return self.lm.generate(
+            contexts, max_new_tokens, sampling, uniforms, self.values if self.valued else None, tape
+        )
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trainable tensors of this agent by name, the value head's included."""
+        marker = f".{self.lm.adapter}."
+        named = {}
+        for name, parameter in self.lm.module.named_parameters():  # tied weights come once
+            if not self.lm.is_peft or marker in name:
+                named[f"model.{name}"] = parameter
+        named.update({f"value_head.{name}": parameter for name, parameter in self.value_head.named_parameters()})
+        return named
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over tensors by the names of `named_parameters`, see `take`."""
+        take(self.named_parameters(), state)
+
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """The trainable tensors of the model by a name that is the same for every agent of a run,
+        the value head's left out."""
+        own = f".{self.lm.adapter}."
+        return {
+            name.replace(own, ".adapter."): p
+            for name, p in self.named_parameters().items()
+            if not name.startswith("value_head.")
+        }
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes a plain model directory: weights (with LoRA merged in), tokenizer and
+        configuration, and the value head beside them."""
+        from safetensors.torch import save_file
+
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        module: Any = self.lm.module
+        if self.lm.is_peft:
+            with self.lm.active():
+                module = copy.deepcopy(module).merge_and_unload(adapter_names=[self.lm.adapter])
+        with quiet():
+            module.save_pretrained(directory, safe_serialization=True)
+        self.lm.tokenizer.hf.save_pretrained(directory)
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in self.value_head.state_dict().items()},
+            directory / "value_head.safetensors",
+        )
+
+
+@contextlib.contextmanager
+def remembering(actors: Iterable[Any]) -> Iterator[None]:
+    """Turns that are sampled inside are going to be learned from inside: those who can keep what
+    sampling computed, see `coevo_env.lm.tape`."""
+    policies = [
+        actor for actor in actors if isinstance(actor, ActorCritic) and actor.tape_bytes and not actor.lm.is_small
+    ]
+    for policy in policies:
+        policy._remembers = True
+    try:
+        yield
+    finally:
+        for policy in policies:
+            policy._remembers, policy.tapes = False, []
+
+
+def make_policies(
+    base: LanguageModel, agents: Sequence[str], lora: LoRAConfig | None, seed: int, shared: bool = False
+) -> tuple[list[ActorCritic], LanguageModel]:
+    """Policies for all agents, equal to `base` at the start, and the reference policy.
+
+    Args:
+        base: The initial model; it becomes the reference and must not be trained elsewhere.
+        agents: Names.
+        lora: Adapters on a shared base, or None for a whole copy of the weights each.
+        seed: Initialises the adapters.
+        shared: One policy for all agents, who are told apart by what they read.
+
+    Returns:
+        The policies in the order of `agents` (N times the same object if shared), and the frozen
+        reference.
+    """
+    if shared:
+        (policy,), reference = make_policies(base, agents[:1], lora, seed)
+        return [policy] * len(agents), reference
+    if lora is None:
+        policies = [ActorCritic(base.clone()) for _ in agents]
+        base.module.requires_grad_(False)
+        return policies, base
+    from peft import LoraConfig, get_peft_model
+
+    if base.is_peft:
+        raise ConfigError(
+            "the initial model already carries adapters; merge them into it before training adapters on it."
+        )
+    targets = lora.modules(base.module)
+
+    def settings() -> Any:
+        return LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+        )
+
+    with torch.random.fork_rng(), quiet():  # peft initialises A from the global generator; ours is put back
+        torch.manual_seed(seed)
+        try:
+            module = get_peft_model(base.module, settings(), adapter_name=agents[0])
+            for name in agents[1:]:
+                module.add_adapter(name, settings())
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"adapters with {lora} could not be made: {first_line(error)}") from error
+    whole = LanguageModel(module, base.tokenizer, agents[0])
+    return [ActorCritic(whole.with_adapter(name)) for name in agents], whole.with_adapter(None)
+
+
+def take(parameters: Mapping[str, torch.nn.Parameter], state: Mapping[str, Any]) -> None:
+    """Copies tensors of a saved state into parameters of the same name; other entries of the state
+    are ignored.
+
+    Raises:
+        ConfigError: A tensor is missing or has another shape; nothing has been copied then.
+    """
+    for name, parameter in parameters.items():
+        if name not in state or state[name].shape != parameter.shape:
+            got = "nothing" if name not in state else f"shape {tuple(state[name].shape)}"
+            raise ConfigError(
+                f"the saved state has {got} for {name!r}; expected shape {tuple(parameter.shape)}. Was it another "
+                "model?"
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+
+def spare(policy: ActorCritic, reference: LanguageModel, seed: int, purpose: str) -> ActorCritic:
+    """One more network, equal to the reference at the start: a copy of the model, or one more
+    adapter on the shared base.
+
+    Args:
+        policy: The policy beside which it stands.
+        reference: The initial model.
+        seed: Initialises an adapter.
+        purpose: What it is for; part of the adapter's name.
+    """
+    lm = policy.lm
+    if not lm.is_peft:
+        return ActorCritic(reference.clone())
+    name = f"{lm.adapter}_{purpose}"
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        lm.module.add_adapter(name, lm.module.peft_config[lm.adapter])
+    return ActorCritic(lm.with_adapter(name))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of transformers and the warnings of peft about how it reads a
+    model."""
+    from transformers.utils import logging
+
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,152 @@
+"""PPO for causal language models: clipped objective, value head, GAE over tokens.
+
+One idea: sampling already knew the log-probs and the values, so an update is only its gradient
+passes. Dropout is off; log-probs of sampling and update are defined by the same code
+(`LanguageModel`).
+
+Source: Schulman et al. (2017), arXiv 1707.06347, eq. 7 and 9; GAE: Schulman et al. (2016), arXiv
+1506.02438, eq. 16; token-level reward with KL shaping: Ziegler et al. (2019), arXiv 1909.08593;
+settings of CORY: Ma et al. (2024), arXiv 2410.06101, table 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from coevo_agents.learners.gradient import Batch, GradientConfig, GradientLearner, per_token
+from coevo_agents.learners.objectives import clipped_policy_loss, clipped_value_loss, gae, whiten
+from coevo_agents.learners.policy import ActorCritic
+from coevo_env.game.rollout import Rollout
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import LanguageModel
+
+__all__ = ["PPO", "PPOConfig", "make"]
+
+
+@dataclass(frozen=True)
+class PPOConfig(GradientConfig):
+    """Settings of PPO. Defaults are the paper's where it names one. Those of `GradientConfig`, and:
+
+    Attributes:
+        gamma, gae_lambda: Discount per token, and lambda of GAE.
+        clip: Range of the probability ratio.
+        value_clip: Range in which the value may move in one update; 0 switches it off.
+        value_coef: Weight of the value loss.
+        whiten: Whether advantages are given zero mean and unit variance over the tokens of the
+            rollout.
+        normalize_reward: Divide the team reward by a running standard deviation, kept per agent.
+    """
+
+    learning_rate: float = 1.41e-5
+    epochs: int = 4
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_coef: float = 0.1
+    whiten: bool = True
+    normalize_reward: bool = False
+
+    ranges: ClassVar[dict[str, float]] = {
+        **GradientConfig.ranges,
+        "gamma": 1,
+        "gae_lambda": 1,
+        "clip": 1,
+        "value_clip": 1e9,
+        "value_coef": 1e9,
+    }
+
+
+class PPO(GradientLearner):
+    """The learner; arguments as in `GradientLearner`."""
+
+    critic = True
+
+    def __init__(
+        self,
+        policy: ActorCritic,
+        config: PPOConfig,
+        *,
+        seed: int = 0,
+        sampling: Sampling,
+        reference: LanguageModel | None = None,
+    ):
+        super().__init__(policy, config, seed=seed, sampling=sampling, reference=reference)
+        self.moments = np.zeros(3)  # count, mean, sum of squared deviations of the team reward
+
+    def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
+        """Advantages, and targets for the value head."""
+        config, mask = self.config, rollout.mask
+        logprobs, values, mismatch = self.behaviour(rollout)
+        assert values is not None
+        rewards = rollout.shaping.copy()
+        rewards[np.arange(len(rollout)), rollout.lengths - 1] += self._normalized(rollout.team_reward)
+        advantages = gae(rewards, values, rollout.lengths, config.gamma, config.gae_lambda)
+        returns = advantages + values
+        scale = 1.0
+        if config.whiten:
+            advantages, scale = whiten(advantages, mask)
+        advantages = rollout.weighted(advantages)
+        variance = returns[mask].var()
+        metrics = {
+            "explained_variance": float(1.0 - (returns - values)[mask].var() / variance) if variance > 0 else 0.0,
+            "return": float(returns[:, 0].mean()),
+            "logprob_mismatch": mismatch,
+        }
+        scales = np.full(len(rollout), scale)
+        return Batch(rollout, logprobs, advantages, scales, values, returns, self.reference_hidden(rollout)), metrics
+
+    def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The PPO loss of some rows, as a sum over their tokens divided by `tokens`, with its
+        parts."""
+        config = self.config
+        assert batch.values is not None and batch.returns is not None
+        seen = self.forward(batch, rows)
+        policy, stats = clipped_policy_loss(
+            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), config.clip
+        )
+        value = clipped_value_loss(
+            self.policy.values(seen.hidden), seen.select(batch.values), seen.select(batch.returns), config.value_clip
+        )
+        kl, kl_part = self.kl_loss(batch, rows, seen)
+        loss = (policy + config.value_coef * value + kl) / tokens
+        return loss, per_token({"loss/policy": policy, "loss/value": value, **kl_part, **stats}, tokens)
+
+    def _normalized(self, reward: np.ndarray) -> np.ndarray:
+        """The team reward over its running standard deviation (Chan et al. 1979), or as it is, also
+        while there is none."""
+        if not self.config.normalize_reward:
+            return reward
+        count, mean, squares = self.moments
+        total, delta = count + len(reward), reward.mean() - mean
+        squares += ((reward - reward.mean()) ** 2).sum() + delta**2 * count * len(reward) / total
+        self.moments = np.array([total, mean + delta * len(reward) / total, squares])
+        spread = np.sqrt(squares / total)
+        return reward / (spread + 1e-8) if spread > 1e-6 else reward
+
+    # ---------------------------------------------------------------- state
+    def forget(self) -> None:
+        """Clears the optimiser's moments and the reward statistics; weights and counters stay."""
+        super().forget()
+        self.moments = np.zeros(3)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, moments of the optimiser, counters, statistics of the reward."""
+        return {**super().state_dict(), "moments": torch.from_numpy(self.moments.copy())}
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restores `state_dict` bit for bit."""
+        super().load_state_dict(state)
+        self.moments = state["moments"].cpu().numpy().copy()
+
+
+def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> PPO:
+    """Factory for the training loop: KL goes into the loss when the environment measures it but
+    does not pay it."""
+    return PPO(
+        policy, config.ppo, seed=seed, sampling=sampling, reference=reference if config.kl.mode == "loss" else None
+    )

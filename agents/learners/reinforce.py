@@ -1,0 +1,144 @@
+"""REINFORCE: raise the log-prob of each token by what followed it, minus what usually follows.
+
+One idea: the gradient of E[reward] is E[sum_t grad log pi(a_t|s_t) * (reward from t on - b)],
+whatever the baseline b, as long as b does not depend on a_t. This is the smallest learner here and
+the one to read first: `prepare` makes the weights of the tokens, `loss` is one line of algebra. One
+optimiser step per rollout; there is no critic, no ratio and no clipping.
+
+Source: Williams (1992), Machine Learning 8, 229-256.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from coevo_agents.learners.gradient import Batch, GradientConfig, GradientLearner, per_token
+from coevo_agents.learners.objectives import returns_to_go
+from coevo_agents.learners.policy import ActorCritic
+from coevo_env.errors import ConfigError
+from coevo_env.game.rollout import Rollout
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import LanguageModel
+
+__all__ = ["Reinforce", "ReinforceConfig", "make"]
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(GradientConfig):
+    """Settings of REINFORCE. Those of `GradientConfig`, and:
+
+    Attributes:
+        gamma: Discount per token.
+        baseline: Share of the old value that the baseline keeps in each update: it is a moving
+            average of the mean return at each position. 1 keeps it at 0: no baseline.
+    """
+
+    gamma: float = 1.0
+    baseline: float = 0.9
+
+    ranges: ClassVar[dict[str, float]] = {**GradientConfig.ranges, "gamma": 1, "baseline": 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs != 1:
+            raise ConfigError(
+                f"reinforce.epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO "
+                "have."
+            )
+        if self.target_kl:
+            raise ConfigError(
+                f"reinforce.target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave "
+                "out."
+            )
+
+
+class Reinforce(GradientLearner):
+    """The learner; arguments as in `GradientLearner`.
+
+    Attributes:
+        usual: float64 (T,), moving averages of the return from each position on.
+        seen: float64 (T,), how far each average is from its start (for the correction that Adam
+            makes too).
+    """
+
+    ratio = False
+
+    def __init__(
+        self,
+        policy: ActorCritic,
+        config: ReinforceConfig,
+        *,
+        seed: int = 0,
+        sampling: Sampling,
+        reference: LanguageModel | None = None,
+    ):
+        super().__init__(policy, config, seed=seed, sampling=sampling, reference=reference)
+        self.usual, self.seen = np.zeros(0), np.zeros(0)
+
+    def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
+        """The weight of a token is the return from it on, minus the usual one."""
+        logprobs, _, mismatch = self.behaviour(rollout)
+        returns = returns_to_go(rollout.rewards, self.config.gamma)  # (B, T)
+        baseline = self._expected(rollout.tokens.shape[1])
+        advantages = np.where(rollout.mask, returns - baseline, 0.0)
+        self._remember(returns, rollout.mask)
+        metrics = {"return": float(returns[:, 0].mean()), "baseline": float(baseline[0]), "logprob_mismatch": mismatch}
+        batch = Batch(
+            rollout,
+            logprobs,
+            rollout.weighted(advantages),
+            np.ones(len(rollout)),
+            reference=self.reference_hidden(rollout),
+        )
+        return batch, metrics
+
+    def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """-sum over tokens of advantage * log pi, divided by the tokens of the minibatch."""
+        seen = self.forward(batch, rows)
+        policy = -(seen.select(batch.advantages) * seen.logprobs).sum()
+        kl, kl_part = self.kl_loss(batch, rows, seen)
+        return (policy + kl) / tokens, per_token({"loss/policy": policy, **kl_part}, tokens)
+
+    # ---------------------------------------------------------------- the baseline
+    def _expected(self, length: int) -> np.ndarray:
+        """The usual return from each position on, (length,); 0 where nothing has been seen yet."""
+        grown = max(0, length - len(self.usual))
+        self.usual, self.seen = np.pad(self.usual, (0, grown)), np.pad(self.seen, (0, grown))
+        return np.where(self.seen > 0, self.usual / np.maximum(self.seen, 1e-12), 0.0)[:length]
+
+    def _remember(self, returns: np.ndarray, mask: np.ndarray) -> None:
+        """Moves the averages after use, so that a baseline never depends on the tokens that it is
+        subtracted from."""
+        keep, reached = self.config.baseline, np.nonzero(mask.any(0))[0]
+        means = (returns * mask).sum(0)[reached] / mask.sum(0)[reached]
+        self.usual[reached] = keep * self.usual[reached] + (1 - keep) * means
+        self.seen[reached] = keep * self.seen[reached] + (1 - keep)
+
+    # ---------------------------------------------------------------- state
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, moments of the optimiser, counters, the baseline."""
+        return {
+            **super().state_dict(),
+            "usual": torch.from_numpy(self.usual.copy()),
+            "seen": torch.from_numpy(self.seen.copy()),
+        }
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restores `state_dict` bit for bit."""
+        super().load_state_dict(state)
+        self.usual, self.seen = state["usual"].cpu().numpy().copy(), state["seen"].cpu().numpy().copy()
+
+
+def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> Reinforce:
+    """Factory for the training loop."""
+    return Reinforce(
+        policy,
+        config.reinforce,
+        seed=seed,
+        sampling=sampling,
+        reference=reference if config.kl.mode == "loss" else None,
+    )

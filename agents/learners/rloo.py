@@ -1,0 +1,94 @@
+"""RLOO: REINFORCE on whole responses, each compared with the mean of the other responses to its
+prompt.
+
+One idea: several responses to one prompt are each other's baseline; leaving the response itself out
+keeps the gradient unbiased without a critic or a moving average. The whole response is one action,
+so all its tokens share one advantage.
+
+Source: Kool et al. (2019), "Buy 4 REINFORCE samples, get a baseline for free!"; Ahmadian et al.
+(2024), arXiv 2402.14740.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from coevo_agents.learners.gradient import Batch, GradientConfig, GradientLearner, per_token
+from coevo_agents.learners.objectives import CELLS, cells, leave_one_out
+from coevo_agents.learners.policy import ActorCritic
+from coevo_env.errors import ConfigError
+from coevo_env.game.rollout import Rollout
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import LanguageModel
+
+__all__ = ["RLOO", "RLOOConfig", "make"]
+
+
+@dataclass(frozen=True)
+class RLOOConfig(GradientConfig):
+    """Settings of RLOO. Those of `GradientConfig`, and:
+
+    Attributes:
+        over: Which responses to a prompt are compared: "prompt", "agent", "role" or "agent+role";
+            see `coevo_agents.learners.objectives.cells`.
+    """
+
+    over: str = "agent+role"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.over not in CELLS:
+            raise ConfigError(f"rloo.over={self.over!r}; expected one of {', '.join(CELLS)}.")
+        if self.epochs != 1:
+            raise ConfigError(
+                f"rloo.epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO have."
+            )
+        if self.target_kl:
+            raise ConfigError(
+                f"rloo.target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave out."
+            )
+
+
+class RLOO(GradientLearner):
+    """The learner; arguments as in `GradientLearner`. It needs `group_size` >= 2 responses to each
+    prompt."""
+
+    ratio = False
+
+    def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
+        """Every token of a response has the advantage of the response."""
+        logprobs, _, mismatch = self.behaviour(rollout)
+        baseline = leave_one_out(rollout.returns, cells(rollout, self.config.over))  # (B,)
+        advantages = np.where(rollout.mask, (rollout.returns - baseline)[:, None], 0.0)
+        metrics = {"return": float(rollout.returns.mean()), "logprob_mismatch": mismatch}
+        batch = Batch(
+            rollout,
+            logprobs,
+            rollout.weighted(advantages),
+            np.ones(len(rollout)),
+            reference=self.reference_hidden(rollout),
+        )
+        return batch, metrics
+
+    def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """-sum over responses of advantage * log pi(response), divided by the tokens of the
+        minibatch."""
+        seen = self.forward(batch, rows)
+        policy = -(seen.select(batch.advantages) * seen.logprobs).sum()
+        kl, kl_part = self.kl_loss(batch, rows, seen)
+        return (policy + kl) / tokens, per_token({"loss/policy": policy, **kl_part}, tokens)
+
+
+def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> RLOO:
+    """Factory for the training loop."""
+    if config.group_size < 2:
+        raise ConfigError(
+            f"group_size={config.group_size} with RLOO, which compares responses to one prompt; expected at least 2."
+        )
+    return RLOO(
+        policy, config.rloo, seed=seed, sampling=sampling, reference=reference if config.kl.mode == "loss" else None
+    )

@@ -1,0 +1,181 @@
+"""A run as one HTML page: what changed, the curves, samples, transcripts and settings.
+
+One idea: the page is a view of the run folder and can be made again at any time, also while the run
+is going. It is one file that asks the network for nothing. How it looks is in
+`templates/report.html.j2`; how transcripts look is `coevo_env.view.render`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from coevo_agents.pages.charts import svg
+from coevo_agents.runs.record import CURVES, Record, read_record
+from coevo_env.errors import ConfigError
+from coevo_env.view.render import fragment, number, script, style
+
+__all__ = ["COLUMNS", "page"]
+
+COLUMNS = (
+    ("reward", "Reward", 3),
+    ("kl", "KL, nats", 2),
+    ("entropy", "Entropy", 2),
+    ("distinct_2", "Distinct bigrams", 3),
+    ("unique", "Unique", 2),
+    ("length", "Length", 1),
+)
+"""Held-out metrics of the summary: key, heading, decimals."""
+
+MAX_EPISODES = 24
+
+Change = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Agent -> "before" or "after" -> metric -> value, as `Record.change` gives it."""
+
+
+def page(run_dir: str | Path, out: str | Path | None = None) -> Path:
+    """Writes the report of a run.
+
+    Args:
+        run_dir: The run folder, of a finished or an unfinished run.
+        out: Where to write; by default `report.html` in the run folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ConfigError: The folder holds no run, or the page cannot be written.
+    """
+    from markupsafe import Markup
+
+    record = read_record(run_dir)
+    path = Path(out) if out is not None else record.directory / "report.html"
+    change = record.change()
+    shown = record.transcripts[-MAX_EPISODES:][::-1]
+    text = _template().render(
+        name=record.directory.resolve().name,
+        task=str(record.config.get("task", record.summary.get("task", ""))),
+        state=record.state,
+        notes=record.notes,
+        columns=[heading for _, heading, _ in _known(change)],
+        summary=_summary(change),
+        finished=bool(record.summary),
+        samples=_samples(record),
+        colors={name: i % 6 for i, name in enumerate(record.agents)},
+        curves=_curves(record),
+        others=_others(record),
+        bands=len(record.exchanges()) > 1,
+        settings=flatten(record.config),
+        provenance=flatten(record.provenance),
+        transcripts=Markup(fragment(shown)) if shown else "",
+        shown=len(shown),
+        total=len(record.transcripts),
+        style=Markup(style()),
+        script=Markup(script()),
+    )
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the report could not be written to {path}: {error}. Give another place with --html."
+        ) from error
+    return path
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text).
+
+    >>> flatten({"kl": {"beta": 0.1}, "seed": 0})
+    [('kl.beta', '0.1'), ('seed', '0')]
+    """
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "–" if value in (None, "", {}) else str(value)))
+    return rows
+
+
+def _known(change: Change) -> list[tuple[str, str, int]]:
+    """Columns that any agent has a number for."""
+    return [
+        column for column in COLUMNS if any(column[0] in values for when in change.values() for values in when.values())
+    ]
+
+
+def _summary(change: Change) -> list[dict[str, Any]]:
+    rows = []
+    for name, when in change.items():
+        pairs = [(when["before"].get(key), when["after"].get(key), digits) for key, _, digits in _known(change)]
+        rows.append(
+            {
+                "name": name,
+                "cells": [
+                    tuple(number(value, sign=False, digits=digits, tiny=False) for value in pair)
+                    for *pair, digits in pairs
+                ],
+            }
+        )
+    return rows
+
+
+def _samples(record: Record) -> list[dict[str, Any]]:
+    rows = []
+    for name, agent in record.summary.get("agents", {}).items():
+        for sample in agent.get("samples") or []:
+            old, new = sample.get("reward") or (None, None)
+            texts = {key: str(sample.get(key, "")) for key in ("prompt", "before", "after")}
+            rows.append({"agent": name, **texts, "rewards": (number(old, digits=2), number(new, digits=2))})
+    return rows
+
+
+def _curves(record: Record) -> list[dict[str, Any]]:
+    span = _span(record)
+    exchanges = [(a, b, seat) for a, b, seat in record.exchanges()]
+    bands = [(a - 0.5, b + 0.5) for a, b, seat in exchanges if seat > 0.5] if len(exchanges) > 1 else []
+    charts = []
+    for curve in CURVES:
+        lines = {name: record.series(f"{name}/{curve.tag}") for name in record.agents}
+        marked = {name: record.series(f"{name}/{curve.held_out}") for name in record.agents} if curve.held_out else {}
+        if chart := svg(lines, marked, span, bands):
+            charts.append({"title": curve.title, "unit": curve.unit, **chart})
+    return charts
+
+
+def _others(record: Record) -> list[dict[str, Any]]:
+    """Charts of every other metric, one for each tag."""
+    main = {curve.tag for curve in CURVES} | {curve.held_out for curve in CURVES} | {"seat"}
+    tags: dict[str, dict[str, str]] = {}
+    for row in record.metrics:
+        for full in row:
+            owner, _, tag = full.partition("/")
+            if owner in record.agents and tag not in main:
+                tags.setdefault(tag, {})[owner] = full
+            elif owner not in record.agents and full != "iteration":
+                tags.setdefault(full, {})[full] = full
+    charts = []
+    for tag in sorted(tags):
+        series = {name: record.series(full) for name, full in tags[tag].items()}
+        chart = svg({}, series, _span(record)) if tag.startswith("eval/") else svg(series, {}, _span(record))
+        if chart:
+            charts.append({"title": tag, "unit": "held out" if tag.startswith("eval/") else "", **chart})
+    return charts
+
+
+def _span(record: Record) -> tuple[float, float]:
+    xs = [row["iteration"] for row in record.metrics]
+    return (min(xs), max(xs)) if xs else (0.0, 1.0)
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("coevo_agents", "pages/templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,239 @@
+"""What surrounds a run: its folder, its record of versions, and Ctrl-C.
+
+One idea: a run folder is claimed before anything is computed, and says by itself how its run was
+made.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coevo_agents.learners.policy import quiet
+from coevo_agents.runs.checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
+from coevo_agents.runs.config import Config, from_dict, to_dict
+from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.lm.model import LanguageModel
+
+__all__ = [
+    "claim",
+    "deferred_interrupt",
+    "extend",
+    "initial_model",
+    "provenance",
+    "read_config",
+    "repeated",
+    "save_initial",
+    "write_config",
+]
+
+
+def read_config(
+    directory: str | Path, trusted: Mapping[str, str] | None = None, uses: Collection[str] = ("task", "learner")
+) -> Config:
+    """The config of a run folder. A folder can come from anywhere, and only a person can say what
+    code is to run: `trust_remote_code` is not taken over, and a task or learner of one's own
+    ("module:name", which is imported and called) has to be named once more.
+
+    Args:
+        directory: The folder.
+        trusted: The task or learner of this kind that may be used, by the name of the setting.
+        uses: Settings that the caller is going to use.
+
+    Raises:
+        ConfigError: There is none, it cannot be read, or it names code that is not in `trusted`.
+    """
+    path = Path(directory) / "config.json"
+    try:
+        config = from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"{directory} is no run folder: it has no config.json. Give the folder that `coevo train` printed."
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error} Was it edited?") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not readable ({type(error).__name__}: {error}); expected the JSON that `coevo train` wrote. "
+            "Was it edited or cut "
+            "short? Copy the config.json of a run with the same settings over it."
+        ) from error
+    for name in uses:
+        if ":" in (spec := getattr(config, name)) and spec != (trusted or {}).get(name):
+            raise ConfigError(
+                f"{path} names the {name} {spec!r}, code that would be imported and run; a run folder alone cannot ask "
+                "for that. If you know it, repeat it: "
+                f"--{name} {spec} (in Python: read_config({str(directory)!r}, trusted={{{name!r}: {spec!r}}}))."
+            )
+    return replace(config, trust_remote_code=False)
+
+
+def repeated(config: Config, *uses: str) -> str:
+    """What a command has to say once more of a run whose task or learner (`uses`) is code of one's
+    own; see `read_config`."""
+    return "".join(f" --{name} {spec}" for name in uses if ":" in (spec := getattr(config, name)))
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, platform and commit, for the record; the commit ends in "+changes" where files of
+    the package differ from it, and is None where the package does not stand in a repository of its
+    own."""
+    versions = {"python": platform.python_version()}
+    for name in ("coevo-env", "torch", "transformers", "numpy", "pettingzoo", "gymnasium", "peft", "safetensors"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    versions["torch"] = torch.__version__  # with its build, as in 2.13.0+cpu
+    commit = None
+    with suppress(OSError, subprocess.SubprocessError):
+        commit = _commit()
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "git_commit": commit,
+    }
+
+
+def _commit() -> str:
+    file = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(file.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+    git("ls-files", "--error-unmatch", file.name)  # an installed package may stand in somebody else's repository
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../coevo_env")
+    return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+
+
+def claim(directory: Path, resume: bool) -> None:
+    """A new run needs a folder without anything in it, and a resumed run a folder with a run. What
+    a run that was stopped before it began has left is cleared away.
+
+    Raises:
+        ConfigError: The folder is not what is needed.
+    """
+    try:
+        taken = (directory / "config.json").exists()
+        traces = taken or bool(checkpoints(directory / "checkpoints"))
+        held = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+        others = [name for name in held if name[0] != "." and not (name in BEGUN and _is_leftover(directory / name))]
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {directory} could not be read: {error}. Choose another one with --out."
+        ) from error
+    if resume:
+        if not taken:
+            raise ConfigError(
+                f"{directory} holds no run to resume (no config.json). Start one with: coevo train --out {directory}"
+            )
+        return
+    if traces:
+        raise ConfigError(
+            f"{directory} already holds a run. Choose another folder with --out, or continue it with: coevo train "
+            f"--resume {directory}"
+        )
+    if others:
+        raise ConfigError(
+            f"{directory} is not empty, and what it holds is no run: "
+            f"{', '.join(others[:4])}{', ...' if others[4:] else ''}. A run writes files of its own; "
+            "choose a new or empty folder with --out."
+        )
+    if "initial" in held:
+        try:
+            shutil.rmtree(directory / "initial")
+        except OSError as error:
+            raise ConfigError(
+                f"{directory / 'initial'}, left by an earlier start, could not be removed: {error}. Remove it by hand."
+            ) from error
+
+
+BEGUN = ("initial", "metrics.jsonl", "transcripts.jsonl", "tensorboard")
+"""What a run makes before its config.json."""
+
+WARM_START = ".made-by-coevo-train"
+"""A file that tells a warm-started model of ours from any other."""
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file of a name in `BEGUN` can be what a run made before it began: nothing but a
+    saved model, events or empty files."""
+    if path.name == "initial":
+        return not path.is_symlink() and (path / WARM_START).is_file()
+    if path.name == "tensorboard":
+        return path.is_dir() and all(entry.name.startswith("events.") for entry in path.iterdir())
+    return path.is_file() and path.stat().st_size == 0
+
+
+def extend(error: CoevoError, text: str) -> None:
+    """Adds a sentence to the message of an error that is on its way, whatever its class."""
+    error.args = (f"{error}{text}",)
+    if isinstance(error, ImportError):
+        error.msg = error.args[0]
+
+
+def write_config(directory: Path, config: Config) -> None:
+    """The resolved settings, as they are now, and where the run was started."""
+    path, record = directory / "config.json", {"config": to_dict(config), "provenance": provenance()}
+    if path.exists():  # resumed, perhaps with more iterations
+        record["provenance"] = json.loads(path.read_text(encoding="utf-8")).get("provenance", record["provenance"])
+    write_json(path, record)
+
+
+def initial_model(directory: Path, config: Config) -> str:
+    """The model that a run's agents and its reference started from: the warm-started one if there
+    is one, else that of the settings."""
+    warm = directory / "initial"
+    return str(warm) if (warm / "config.json").exists() else config.model
+
+
+def save_initial(base: LanguageModel, directory: Path) -> None:
+    """Keeps a warm-started initial model in the run folder, where a resumed run and an evaluation
+    find it.
+
+    Raises:
+        CheckpointError: It could not be written.
+    """
+    try:
+        with replacing(directory / "initial") as partial, quiet():
+            base.module.save_pretrained(partial, safe_serialization=True)
+            base.tokenizer.hf.save_pretrained(partial)
+            (partial / WARM_START).touch()
+    except OSError as error:
+        raise CheckpointError(
+            f"the warm-started model could not be saved: {error}. {hint(error)}, then start the run again."
+        ) from error
+
+
+@contextmanager
+def deferred_interrupt(say: Callable[[str], None]) -> Iterator[list[bool]]:
+    """Turns the first Ctrl-C into a note that the loop reads at the end of an iteration; the second
+    one stops at once."""
+    noted: list[bool] = []
+
+    def note(number: int, frame: Any) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(True)
+        say("finishing this iteration, then saving (press Ctrl-C again to stop at once)")
+
+    try:
+        previous = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread: whoever owns it decides
+        yield noted
+        return
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,213 @@
+"""Reads a run folder back, whatever state the run is in: finished, still going, or killed in the
+middle of a line.
+
+One idea: the JSON lines are the record, and everything that is shown of a run is made of them. What
+is missing or broken is left out and noted in a sentence; only a folder that holds no run at all is
+an error. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from coevo_env.errors import ConfigError
+
+__all__ = ["CURVES", "Curve", "Record", "read_record"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What to plot of every agent.
+
+    Attributes:
+        tag: Metric of a training iteration, without the agent's name, or "".
+        held_out: Metric of an evaluation of the agent alone on held-out prompts, or "".
+        title: Heading.
+        unit: Unit, or what the number is.
+    """
+
+    tag: str
+    held_out: str
+    title: str
+    unit: str
+
+
+CURVES = (
+    Curve("reward/task", "eval/reward", "Task reward", "mean of a batch"),
+    Curve("kl", "eval/kl", "KL to the reference", "nats per response"),
+    Curve("entropy", "eval/entropy", "Entropy", "nats per token"),
+    Curve("kl_coef", "", "KL coefficient β", "reward per nat"),
+    Curve(
+        "", "eval/distinct_2", "Diversity", "distinct bigrams, held out"
+    ),  # a batch has another number of responses, and does not compare
+    Curve("length", "eval/length", "Response length", "tokens"),
+)
+"""The main curves; docs/metrics.md defines the tags."""
+
+
+OWNERS = {"time", "population"}
+"""What else than an agent can stand before the slash of a tag."""
+
+
+@dataclass
+class Record:
+    """A run as it stands.
+
+    Attributes:
+        directory: The folder.
+        config: Resolved settings, empty if unreadable.
+        provenance: Versions, platform, commit; empty if unreadable.
+        metrics: One dictionary per iteration, in order; values are finite floats.
+        transcripts: Episodes, in order of writing.
+        summary: What the finished run wrote, or {}.
+        notes: What is missing or broken, as sentences.
+    """
+
+    directory: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    transcripts: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def agents(self) -> list[str]:
+        """Names of the agents, `llm1` before `llm10`."""
+        names = {tag.split("/", 1)[0] for row in self.metrics for tag in row if "/" in tag} - OWNERS
+        names |= set(self.summary.get("agents", {}))
+        return sorted(names, key=lambda name: (len(name), name))
+
+    @property
+    def iteration(self) -> int:
+        """The last iteration that was written."""
+        return int(self.metrics[-1]["iteration"]) if self.metrics else 0
+
+    @property
+    def state(self) -> str:
+        """One phrase: finished, or how far it is."""
+        total = self.config.get("iterations")
+        done = f"{self.iteration} of {total} iterations" if total else f"{self.iteration} iterations"
+        return done if self.summary else f"{done}, unfinished"
+
+    def series(self, tag: str) -> tuple[list[float], list[float]]:
+        """Iterations and values of a metric, where there are any."""
+        points = [(row["iteration"], row[tag]) for row in self.metrics if tag in row]
+        return [x for x, _ in points], [y for _, y in points]
+
+    def change(self) -> dict[str, dict[str, dict[str, float]]]:
+        """For each agent its held-out metrics "before" and "after": of the summary, or for an
+        unfinished run of the first and the latest evaluation."""
+        if self.summary.get("agents"):
+            return {
+                name: {when: _finite(agent.get(when) or {}) for when in ("before", "after")}
+                for name, agent in self.summary["agents"].items()
+            }
+        result = {}
+        for name in self.agents:
+            prefix = f"{name}/eval/"
+            rows = [
+                {tag[len(prefix) :]: value for tag, value in row.items() if tag.startswith(prefix)}
+                for row in self.metrics
+            ]
+            rows = [row for row in rows if row]
+            if rows:
+                result[name] = {"before": rows[0], "after": rows[-1] if len(rows) > 1 else {}}
+        return result
+
+    def exchanges(self) -> list[tuple[float, float, float]]:
+        """Stretches in which the first agent kept its seat: (first iteration, last iteration,
+        seat); fractional where it changed within."""
+        if not self.agents:
+            return []
+        bands: list[tuple[float, float, float]] = []
+        for x, seat in zip(*self.series(f"{self.agents[0]}/seat"), strict=True):
+            if bands and bands[-1][2] == seat:
+                bands[-1] = (bands[-1][0], x, seat)
+            else:
+                bands.append((x, x, seat))
+        return bands
+
+
+def read_record(directory: str | Path) -> Record:
+    """Reads a run folder.
+
+    Raises:
+        ConfigError: The folder does not exist or holds no run.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is no folder; expected the run folder that `coevo train` printed.")
+    if not any((directory / name).is_file() for name in ("config.json", "metrics.jsonl")):
+        raise ConfigError(
+            f"{directory} holds no run: it has neither config.json nor metrics.jsonl. Expected the run folder that "
+            "`coevo train` printed."
+        )
+    record = Record(directory)
+    saved = _object(record, "config.json", "It belongs to every run; the settings are not shown.")
+    record.config, record.provenance = saved.get("config", saved), saved.get("provenance", {})
+    rows: dict[float, dict[str, float]] = {}
+    for row in _lines(record, "metrics.jsonl"):
+        numbers = _finite(row)
+        if "iteration" in numbers:  # a resumed run may have written an iteration twice; the later one counts
+            rows[numbers["iteration"]] = numbers
+    record.metrics = [rows[x] for x in sorted(rows)]
+    record.transcripts = [row for row in _lines(record, "transcripts.jsonl") if isinstance(row.get("turns"), list)]
+    record.summary = _object(record, "summary.json", "")
+    if not isinstance(record.summary.get("agents", {}), dict):
+        record.summary = {}
+    if not record.metrics:
+        record.notes.append("No iteration has been written yet.")
+    return record
+
+
+def _object(record: Record, name: str, missing: str) -> dict[str, Any]:
+    path = record.directory / name
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if missing:
+            record.notes.append(f"{name} is missing. {missing}")
+        return {}
+    except (OSError, ValueError) as error:
+        record.notes.append(f"{name} could not be read ({error}) and was left out.")
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _lines(record: Record, name: str) -> list[dict[str, Any]]:
+    try:
+        text = (record.directory / name).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        record.notes.append(f"{name} could not be read ({error}) and was left out.")
+        return []
+    rows, broken = [], 0
+    for line in text.split("\n"):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            broken += 1
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    if broken:
+        what = "1 line of" if broken == 1 else f"{broken} lines of"
+        record.notes.append(
+            f"{what} {name} was cut short or damaged, as when a run is killed while it writes, and was left out."
+        )
+    return rows
+
+
+def _finite(row: dict[str, Any]) -> dict[str, float]:
+    return {
+        tag: float(value)
+        for tag, value in row.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }

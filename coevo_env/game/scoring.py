@@ -1,0 +1,186 @@
+"""What finished episodes earned: every reward term asked once for the whole batch, its answer
+checked, weighed and mixed.
+
+One idea: a reward function is somebody else's code, so what it returns is checked here and nowhere
+else, and when it is wrong the message names the task, the term, the response and the prompt. An
+ordinary term scores each response by itself; a joint term scores the responses of an episode
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coevo_env.errors import NonFiniteError, RewardError
+from coevo_env.game.rules import Episode, Rules
+
+__all__ = ["Scores", "rate", "score"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a batch of B finished episodes earned; columns are seats, in order of play.
+
+    Attributes:
+        terms: Raw value of each reward term, joint ones included, before its weight, each of shape
+            (B, N).
+        task: Weighted sum of the terms, shape (B, N).
+        team: After mixing, shape (B, N).
+    """
+
+    terms: dict[str, np.ndarray]
+    task: np.ndarray
+    team: np.ndarray
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is named in the end
+def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
+    """Scores finished episodes, all responses in one call of each reward term.
+
+    Raises:
+        RewardError: A term raised, or returned the wrong number or type of values.
+        NonFiniteError: A value is NaN or infinite.
+    """
+    shape = (len(episodes), rules.num_agents)
+    asked = [episode for episode in episodes for _ in episode.turns]
+    rated = rate(rules, asked, [turn.text for episode in episodes for turn in episode.turns])
+    terms: dict[str, np.ndarray] = {name: values.reshape(shape) for name, values in rated.items()}
+    task = np.zeros(shape)
+    for name, values in terms.items():
+        task = task + rules.terms[name][0] * values  # (B, N)
+    if rules.joint_terms:
+        together = [tuple(turn.text for turn in episode.turns) for episode in episodes]
+
+        def about_all(row: int) -> str:
+            return f"the responses {together[row]!r} to prompt {_prompt(rules, episodes[row])}"
+
+        for name, (weight, function) in rules.joint_terms.items():
+            where = f"task {rules.task.name!r}, joint reward {name!r}"
+            raw = _ask(
+                where,
+                function,
+                [episode.prompt for episode in episodes],
+                list(together),
+                about_all,
+                "check_joint_reward",
+            )
+            if (got := _size(raw)) != len(episodes):
+                what = f"{type(raw).__name__}" if got < 0 else f"{got} values"
+                raise RewardError(
+                    f"{where}: returned {what} for {len(episodes)} episodes; expected for each a list of one float per "
+                    "seat."
+                )
+            values = np.zeros(shape)
+            for row, value in enumerate(raw):
+                if (got := _size(value)) != rules.num_agents:
+                    what = f"{value!r}, a {type(value).__name__}," if got < 0 else f"{got} values"
+                    raise RewardError(
+                        f"{where}: returned {what} for {about_all(row)}; expected {rules.num_agents} floats, one for "
+                        "each seat in order of play."
+                    )
+                values[row] = _numbers(
+                    where, value, rules.num_agents, lambda seat, row=row: f"seat {seat} of {about_all(row)}"
+                )
+            terms[name] = values
+            task = task + weight * values
+    team = task @ rules.mixing.T
+    finite = np.isfinite(task) & np.isfinite(team)
+    if not finite.all():
+        row, seat = np.argwhere(~finite)[0]
+        said, prompt = episodes[row].turns[seat].text, _prompt(rules, episodes[row])
+        raise NonFiniteError(
+            f"task {rules.task.name!r}: the weighted sum of the rewards, {task[row, seat]}, or the team reward, "
+            f"{team[row, seat]}, of "
+            f"the response {said!r} to prompt {prompt} is more than a float can hold; expected finite numbers. Use "
+            "smaller weights or rewards."
+        )
+    return Scores(terms, task, team)
+
+
+def rate(rules: Rules, episodes: Sequence[Episode], responses: Sequence[str]) -> dict[str, np.ndarray]:
+    """Raw value of each ordinary reward term, (R,): response i answers the prompt of episode i,
+    which need not have been played.
+
+    Raises:
+        RewardError, NonFiniteError: See `score`.
+    """
+    prompts, said = [episode.prompt for episode in episodes], list(responses)
+
+    def about(row: int) -> str:
+        return f"the response {said[row]!r} to prompt {_prompt(rules, episodes[row])}"
+
+    terms = {}
+    for name, (_, function) in rules.terms.items():
+        where = f"task {rules.task.name!r}, reward {name!r}"
+        raw = _ask(where, function, prompts, said, about, "check_reward")
+        terms[name] = _numbers(where, raw, len(said), about)
+    return terms
+
+
+def _prompt(rules: Rules, episode: Episode) -> str:
+    return f"{episode.prompt_index} of the {rules.split} split, {str(episode.prompt)!r}"
+
+
+def _ask(
+    where: str, function: Callable[..., Any], prompts: list, responses: list, about: Callable[[int], str], check: str
+) -> Any:
+    """Calls a reward function; an exception is reported with the first row on which it fails by
+    itself."""
+    try:
+        return function(prompts, responses)
+    except Exception as error:
+        row = _culprit(function, prompts, responses)
+        on = f"{len(responses)} rows, but on none of them alone" if row is None else about(row)
+        raise RewardError(
+            f"{where}: raised {type(error).__name__}: {error} on {on}. Try it with coevo_env.testing.{check}."
+        ) from error
+
+
+def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> np.ndarray:
+    """`count` finite floats, or a message about the one that is not."""
+    if (got := _size(raw)) < 0:
+        raise RewardError(f"{where}: returned {type(raw).__name__}; expected a list of {count} floats.")
+    if got != count:
+        raise RewardError(f"{where}: returned {got} values for {count} responses; expected one float for each.")
+    values = np.zeros(count)
+    for row, value in enumerate(raw):
+        try:
+            values[row] = _number(value)
+        except TypeError as error:
+            raise RewardError(f"{where}: returned {error}, for {about(row)}; expected a list of floats.") from None
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise NonFiniteError(f"{where}: returned {values[row]} for {about(row)}; expected a finite number.")
+    return values
+
+
+def _size(raw: Any) -> int:
+    """The length of a list, array or tensor; -1 of what is none."""
+    try:
+        return -1 if isinstance(raw, (str, bytes)) else len(raw)
+    except TypeError:
+        return -1
+
+
+def _number(value: object) -> float:
+    if isinstance(value, (str, bytes)) or value is None:
+        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values")
+    try:
+        return float(value)  # type: ignore[arg-type]  # python, numpy and torch numbers all know float()
+    except (TypeError, ValueError):
+        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values") from None
+
+
+def _culprit(function: Callable[..., Any], prompts: Sequence[Any], responses: Sequence[Any]) -> int | None:
+    """The first row on which a reward function fails by itself."""
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        try:
+            function([prompt], [response])
+        except Exception:
+            return row
+    return None

@@ -1,0 +1,163 @@
+"""A causal language model as functions of tensors: ids in, states and logits out, with a KV cache
+or without.
+
+One idea: what an architecture is found to be able to do (`probe`) is settled when it is loaded, and
+from then on there is one way to ask it. Nothing here knows turns, sampling or learning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from coevo_env.errors import ConfigError
+from coevo_env.lm import probe
+from coevo_env.lm.gpt2 import GPT2, KeysAndValues
+from coevo_env.lm.logits import BLOCK
+from coevo_env.lm.tokenizer import TextTokenizer
+
+__all__ = ["SMALL", "Network", "positions_of"]
+
+SMALL = 10_000_000
+"""Parameters below which the calls around tensor operations cost more than the operations, and CPU
+threads wait for each other."""
+
+
+class Network:
+    """See `coevo_env.lm.model.LanguageModel`, which is one.
+
+    Attributes:
+        causal, backbone, head: The model without adapters around it, what makes its hidden states,
+            and what makes logits of these.
+        scale, cap: What the model does to the product of its head.
+        gives_hidden: Whether states are hidden states. They are logits where nobody knows how the
+            model makes those.
+        plain_head: Whether logits are the product of the head and nothing else.
+        takes_grid: Whether a cached step takes a ready-made mask.
+        short: The short way through a small GPT-2.
+    """
+
+    def __init__(self, module: Any, tokenizer: TextTokenizer, adapter: str | None = None):
+        self.module, self.tokenizer, self.adapter = module.eval(), tokenizer, adapter
+        self.is_peft = hasattr(module, "peft_config")
+        self.causal = module.get_base_model() if self.is_peft else module
+        config = self.causal.config.get_text_config()
+        self.vocab_size = int(config.vocab_size)
+        self.max_positions = getattr(config, "max_position_embeddings", None)
+        self.cache_name = probe.cache_name(self.causal.base_model)
+        self.head = self.causal.get_output_embeddings()
+        self.backbone = self.causal.base_model
+        if self.tokenizer.vocab_size != self.vocab_size:
+            raise ConfigError(
+                f"the tokenizer knows {self.tokenizer.vocab_size} ids and the model {self.vocab_size}; they do not "
+                "belong together."
+            )
+        self.is_small = sum(parameter.numel() for parameter in module.parameters()) < SMALL
+        self.short: GPT2 | None = None
+        self.hidden_size, self.scale, self.cap, self.gives_hidden = probe.head(self)
+        transformed = self.scale != 1 or self.cap is not None
+        self.plain_head = (
+            self.gives_hidden and not transformed and type(self.head) is torch.nn.Linear and self.head.bias is None
+        )
+        self.takes_grid = probe.takes_grid(self, probe.cached_state(self))
+        self.short = probe.short_way(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and ids have to be."""
+        return self.head.weight.device
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Makes the module behave as this view while inside."""
+        if not self.is_peft:
+            yield
+        elif self.adapter is None:
+            with self.module.disable_adapter():
+                yield
+        else:
+            if self.module.active_adapter != self.adapter:
+                self.module.set_adapter(self.adapter)
+                for name, parameter in self.module.named_parameters():
+                    if (
+                        ".lora_" in name
+                    ):  # peft freezes what is not active, and a graph over two adapters would lose gradients
+                        parameter.requires_grad_(True)
+            yield
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (M, V) of hidden states (M, H)."""
+        return self.transformed(self.head(hidden)) if self.gives_hidden else hidden
+
+    def transformed(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the model does to the product of its head, in the order and precision in which
+        models do it."""
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+    def left_padded(self, contexts, room: int = 0) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Ids (B, L), mask (None without padding) and positions of ragged contexts; refused where
+        `room` more would be too many."""
+        lengths = np.array([len(context) for context in contexts])
+        width = int(lengths.max())
+        if self.max_positions is not None and width + room > self.max_positions:
+            response = f" and a response of up to {room}" if room else ""
+            raise ConfigError(
+                f"a sequence of {width} tokens{response}, but the model has {self.max_positions} positions; lower "
+                "max_context or "
+                "max_new_tokens."
+            )
+        ids = np.full((len(contexts), width), self.tokenizer.eos_id)
+        for row, context in enumerate(contexts):
+            ids[row, width - len(context) :] = context
+        tensor = torch.as_tensor(ids, device=self.device)
+        if lengths.min() == width:  # no padding, no mask: attention takes its fast causal path
+            return tensor, None, positions_of(tensor, None)
+        mask = torch.as_tensor((np.arange(width) >= width - lengths[:, None]).astype(np.int64), device=self.device)
+        return tensor, mask, positions_of(tensor, mask)
+
+    def new_cache(self, room: int = 0) -> Any:
+        """An empty KV cache, for `room` positions if that is known."""
+        if self.short:
+            return KeysAndValues(0 if torch.is_grad_enabled() else room)
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+    def states(self, ids, mask, positions, keep: int, cache=None) -> torch.Tensor:
+        """States of the last `keep` columns, (B, keep, H): hidden states, or logits without
+        `gives_hidden`."""
+        if self.short:
+            return self.short(ids, mask, positions, cache)[:, -keep:]
+        inputs: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "use_cache": cache is not None,
+        }
+        if cache is not None:
+            inputs[self.cache_name] = cache
+        if self.gives_hidden:
+            return self.backbone(**inputs).last_hidden_state[:, -keep:]
+        return self.causal(**inputs, logits_to_keep=keep).logits
+
+    def last(self, ids, mask, positions, cache) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state (B, H) of the last column, and its logits (B, V)."""
+        state = self.states(ids, mask, positions, 1, cache)[:, 0]
+        if (
+            self.plain_head and self.vocab_size > 4 * BLOCK and state.device.type == "cpu"
+        ):  # block by block, the weights stay in the cache
+            return state, torch.cat([state @ part.T for part in self.head.weight.split(BLOCK)], -1)
+        return state, self.logits(state)
+
+
+def positions_of(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Position (B, L) of each id in its row, padding on the left not counted."""
+    if mask is None:
+        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+    return (mask.cumsum(1) - 1).clamp_(min=0)

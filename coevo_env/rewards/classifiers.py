@@ -1,0 +1,175 @@
+"""Rewards that hold a model: the score that a text classifier gives to prompt and response.
+
+One idea: a reward model is a function that happens to hold a model, which the first call loads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from coevo_env.errors import ConfigError, first_line, unknown_name
+from coevo_env.game.task import RewardFunction
+from coevo_env.rewards.text import join_text
+
+__all__ = ["classifier_reward", "tfidf_reward"]
+
+Output = Literal["logit", "probability", "signed"]
+_OUTPUTS = ("logit", "probability", "signed")
+
+
+def _check_output(output: str) -> None:
+    if output not in _OUTPUTS:
+        raise unknown_name("classifier output", output, _OUTPUTS)
+
+
+def classifier_reward(
+    model: str | Path = "lvwerra/distilbert-imdb",
+    label: str | int = "POSITIVE",
+    *,
+    output: Output = "logit",
+    batch_size: int = 32,
+    device: str | None = None,
+    separator: str | None = "",
+) -> RewardFunction:
+    """The score that a Hugging Face text classifier gives one label for the text prompt + response.
+
+    The model is loaded by the first call with `AutoModelForSequenceClassification`, in float32 and
+    without dropout; the scores are those of `transformers.pipeline("text-classification")`, which
+    is not used because it draws from the global random generator. Texts are batched by length and
+    padded under an attention mask, so a score does not depend on the batch beyond rounding (1e-5).
+    Texts longer than the model can read lose their end.
+
+    Args:
+        model: A hub name or the directory of a saved model and its tokenizer.
+        label: Name (any case) or index of the label to score.
+        output: "logit" (any real number, the paper's reward), "probability" (in [0, 1]) or "signed"
+            (2 p - 1, in [-1, 1]).
+        batch_size: Texts scored at a time.
+        device: "cpu", "cuda", ...; None means CUDA where there is one, else CPU.
+        separator: See `join_text`. The default fits tokenizers whose tokens carry their own spaces.
+
+    Returns:
+        A reward function.
+
+    Raises:
+        ConfigError: Unknown output; when first called: the model cannot be loaded, has no such
+            label, or CUDA is absent.
+
+    Source: Ma et al., NeurIPS 2024, section 4.1: the logit of the positive class of
+    `lvwerra/distilbert-imdb`.
+    """
+    _check_output(output)
+    if batch_size < 1:
+        raise ConfigError(f"classifier_reward: batch_size={batch_size}; expected at least 1.")
+
+    @functools.cache
+    def load() -> tuple[Any, Any, int]:
+        tokenizer, network = _text_classifier(str(model), device)
+        return tokenizer, network, _label_index(str(model), network.config, label)
+
+    def reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        import torch
+
+        tokenizer, network, index = load()
+        texts = [join_text(p, r, separator) for p, r in zip(prompts, responses, strict=True)]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        scores = [0.0] * len(texts)
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            inputs = tokenizer([texts[i] for i in part], truncation=True, padding=True, return_tensors="pt")
+            with torch.inference_mode():
+                logits = network(**inputs.to(network.device)).logits  # (B, labels)
+                if output != "logit":
+                    logits = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+            for i, value in zip(part, logits[:, index].tolist(), strict=True):
+                scores[i] = 2 * value - 1 if output == "signed" else value
+        return scores
+
+    return reward
+
+
+def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from coevo_env.lm.pretrained import refuse_adapter
+
+    refuse_adapter(model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"classifier_reward: device={device!r}, but this PyTorch finds no CUDA; use device='cpu'.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        network = (
+            AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False).float().eval().to(device)
+        )
+    except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise
+        raise ConfigError(
+            f"classifier_reward: the model {model!r} could not be loaded: {first_line(error)} Expected the hub name of "
+            "a "
+            "text-classification model (which needs network) or a directory that holds one, with its tokenizer."
+        ) from error
+    if tokenizer.model_max_length > 10**9:  # the tokenizer does not know the limit, the model does
+        tokenizer.model_max_length = getattr(network.config, "max_position_embeddings", None) or 512
+    return tokenizer, network
+
+
+def _label_index(model: str, config: Any, label: str | int) -> int:
+    names = [str(config.id2label[i]) for i in range(config.num_labels)]
+    if isinstance(label, int):
+        if not 0 <= label < len(names):
+            raise ConfigError(
+                f"classifier_reward: label={label}; the model {model!r} has labels 0 to {len(names) - 1}: {names}."
+            )
+        return label
+    for index, name in enumerate(names):
+        if name.casefold() == label.casefold():
+            return index
+    raise unknown_name(f"label of the model {model!r}", label, [*names, f"an index 0 to {len(names) - 1}"])
+
+
+def tfidf_reward(
+    path: str | Path | None = None,
+    *,
+    output: Output = "logit",
+    centred: bool = False,
+    separator: str | None = "",
+) -> RewardFunction:
+    """How positive the text prompt + response is, by a TF-IDF and logistic-regression classifier.
+
+    Args:
+        path: Directory of a classifier saved by `coevo_env.assets.tfidf`; None means the one that
+            `coevo assets` fitted on IMDB reviews.
+        output: "logit" (log-odds), "probability" (in [0, 1]) or "signed" (2 p - 1, in [-1, 1]).
+        centred: Whether to subtract the score of the prompt alone, so that an empty response scores
+            0.
+        separator: See `join_text`.
+
+    Raises:
+        ConfigError: Unknown output; when first called: the classifier is absent or damaged.
+    """
+    _check_output(output)
+
+    @functools.cache
+    def load() -> Any:
+        from coevo_env.assets.tfidf import TfidfClassifier
+
+        if path is None:
+            from coevo_env.assets.store import asset_path
+
+            return TfidfClassifier.load(asset_path("sentiment-tfidf"))
+        return TfidfClassifier.load(path)
+
+    def reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        classifier = load()
+        values = classifier.score([join_text(p, r, separator) for p, r in zip(prompts, responses, strict=True)], output)
+        if centred:
+            values = values - classifier.score([str(p) for p in prompts], output)
+        return [float(v) for v in values]
+
+    return reward
