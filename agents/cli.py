@@ -113,8 +113,8 @@ def train(
 ) -> None:
     """Trains agents on a task. Without options: two agents, PPO, role exchange, on the embedded
     model, in about two minutes."""
-    from coevo_agents.runs.config import apply, names
-    from coevo_agents.runs.config import preset as find_preset
+    from .runs.config import apply, names
+    from .runs.config import preset as find_preset
 
     named = {
         "task": task,
@@ -143,8 +143,8 @@ def train(
             _say(f"{name} = {value!r}")
         return
 
-    from coevo_agents.runs.folder import read_config, repeated
-    from coevo_agents.training.loop import Run
+    from .runs.folder import read_config, repeated
+    from .training.loop import Run
 
     if resume is not None:
         own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
@@ -159,7 +159,7 @@ def train(
         config, folder = apply(config, overrides), resume
     else:
         config, folder = apply(find_preset(preset), overrides), out or _fresh_folder(overrides.get("task") or preset)
-    from coevo_agents.pages.terminal import progress, summary_table
+    from .pages.terminal import progress, summary_table
 
     with progress(console, config) as report:
         run = Run(config, folder, resume=resume is not None, report=report, say=_say)
@@ -192,11 +192,12 @@ def evaluate(
 
     from rich.table import Table
 
-    from coevo_agents.training.evaluate import evaluate as measure
-    from coevo_agents.training.evaluate import evaluation_game
     from coevo_env.lm.load import load_language_model
     from coevo_env.lm.model import LanguageModel
     from coevo_env.tasks import make_task
+
+    from .training.evaluate import evaluate as measure
+    from .training.evaluate import evaluation_game
 
     config, models = _agents(agent, task)
     config = replace(config, device=device, eval_prompts=prompts)
@@ -248,7 +249,7 @@ def play(
 ) -> None:
     """Answers prompts: the pioneer first, then the observer after reading it, with the reward of
     every token."""
-    from coevo_agents.pages.terminal import play as answer
+    from .pages.terminal import play as answer
 
     config, models = _agents(agent, task)
     answer(console, config, list(models.values()), prompt, seed)
@@ -293,7 +294,7 @@ def show(
 ) -> None:
     """Shows a run: summary, curves and transcripts in the terminal, and all of it as one
     self-contained HTML page."""
-    from coevo_agents.pages.terminal import page, terminal
+    from .pages.terminal import page, terminal
 
     terminal(run, console)
     _say(f"Page: {page(run, html)}")
@@ -326,8 +327,8 @@ def _agents(spec: str, task: str | None) -> tuple[Any, dict[str, str]]:
     model directory or a name stands for."""
     from dataclasses import replace
 
-    from coevo_agents.runs.config import Config
-    from coevo_agents.runs.folder import initial_model, read_config
+    from .runs.config import Config
+    from .runs.folder import initial_model, read_config
 
     def known(run: Path) -> Any:
         config = read_config(run, uses=() if task else ("task",))

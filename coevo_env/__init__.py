@@ -71,27 +71,27 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from coevo_env.errors import CoevoError as CoevoError
-    from coevo_env.errors import ConfigError as ConfigError
-    from coevo_env.errors import MissingExtraError as MissingExtraError
-    from coevo_env.errors import NonFiniteError as NonFiniteError
-    from coevo_env.errors import RewardError as RewardError
-    from coevo_env.faces.aec import env as env
-    from coevo_env.faces.aec import raw_env as raw_env
-    from coevo_env.faces.batch import BatchEnv as BatchEnv
-    from coevo_env.faces.gym_env import GymEnv as GymEnv
-    from coevo_env.faces.parallel import parallel_env as parallel_env
-    from coevo_env.game.kl import KLConfig as KLConfig
-    from coevo_env.game.reference import TableModel as TableModel
-    from coevo_env.game.rollout import Rollout as Rollout
-    from coevo_env.game.rules import Episode as Episode
-    from coevo_env.game.rules import Rules as Rules
-    from coevo_env.game.sampling import Sampling as Sampling
-    from coevo_env.game.task import Prompt as Prompt
-    from coevo_env.game.task import Task as Task
-    from coevo_env.lm.model import LanguageModel as LanguageModel
-    from coevo_env.lm.tokenizer import TextTokenizer as TextTokenizer
-    from coevo_env.tasks import make_task as make_task
+    from .errors import CoevoError as CoevoError
+    from .errors import ConfigError as ConfigError
+    from .errors import MissingExtraError as MissingExtraError
+    from .errors import NonFiniteError as NonFiniteError
+    from .errors import RewardError as RewardError
+    from .faces.aec import env as env
+    from .faces.aec import raw_env as raw_env
+    from .faces.batch import BatchEnv as BatchEnv
+    from .faces.gym_env import GymEnv as GymEnv
+    from .faces.parallel import parallel_env as parallel_env
+    from .game.kl import KLConfig as KLConfig
+    from .game.reference import TableModel as TableModel
+    from .game.rollout import Rollout as Rollout
+    from .game.rules import Episode as Episode
+    from .game.rules import Rules as Rules
+    from .game.sampling import Sampling as Sampling
+    from .game.task import Prompt as Prompt
+    from .game.task import Task as Task
+    from .lm.model import LanguageModel as LanguageModel
+    from .lm.tokenizer import TextTokenizer as TextTokenizer
+    from .tasks import make_task as make_task
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.errors import ConfigError
+from .errors import ConfigError
 
 __all__ = [
     "copy_rate",

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
 from coevo_env.faces.parallel import TextParallelEnv
+
+from . import require
 
 __all__ = ["MAX_INPUTS", "parallel_env"]
 

@@ -21,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import make_dataclass
 from typing import Any
 
-from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
 from coevo_env.faces.parallel import TextParallelEnv
+
+from . import require
 
 __all__ = ["text_task", "token_model"]
 

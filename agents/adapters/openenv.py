@@ -14,9 +14,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
 from coevo_env.faces.aec import raw_env
+
+from . import require
 
 __all__ = ["models", "text_environment"]
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
 from coevo_env.game.task import Task
 from coevo_env.rng import rng
 from coevo_env.tasks import make_task
+
+from . import require
 
 __all__ = ["TextConfig", "dataset", "register"]
 

@@ -24,9 +24,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_wrapper
 
-from coevo_agents.adapters import require
-from coevo_agents.adapters.sb3_env import CoevoVecEnv
-from coevo_agents.adapters.sb3_policy import (
+from coevo_env.errors import ConfigError
+
+from . import require
+from .sb3_env import CoevoVecEnv
+from .sb3_policy import (
     CausalLMPolicy,
     CursorActor,
     SB3Actor,
@@ -34,7 +36,6 @@ from coevo_agents.adapters.sb3_policy import (
     language_model_kwargs,
     maskable_causal_lm_policy,
 )
-from coevo_env.errors import ConfigError
 
 __all__ = [
     "CausalLMPolicy",

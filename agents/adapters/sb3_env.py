@@ -30,7 +30,6 @@ import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from coevo_agents.adapters.sb3_policy import CursorActor, SB3Actor
 from coevo_env.errors import ConfigError, NonFiniteError, unknown_name, whole
 from coevo_env.faces.build import agent_names
 from coevo_env.faces.face import check_render_mode
@@ -40,6 +39,8 @@ from coevo_env.game.reference import ReferencePolicy
 from coevo_env.game.rules import Rules
 from coevo_env.game.scoring import Scores, score
 from coevo_env.rng import uniforms
+
+from .sb3_policy import CursorActor, SB3Actor
 
 __all__ = ["CoevoVecEnv"]
 

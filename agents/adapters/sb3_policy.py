@@ -21,13 +21,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from coevo_agents.adapters import require
-from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
 from coevo_env.errors import ConfigError
 from coevo_env.game.reference import ReferencePolicy
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.logits import invert, warp_logits
 from coevo_env.lm.model import Generation, LanguageModel
+
+from ..learners.policy import ActorCritic, LoRAConfig, make_policies
+from . import require
 
 __all__ = [
     "CausalLMPolicy",

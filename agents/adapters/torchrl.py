@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.adapters import require
 from coevo_env.errors import ConfigError
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.game.kl import STRICT
+
+from . import require
 
 __all__ = ["batch_env"]
 

@@ -21,10 +21,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from coevo_agents.adapters import require
 from coevo_env.game.task import Task
 from coevo_env.lm.load import load_tokenizer
 from coevo_env.tasks import make_task
+
+from . import require
 
 __all__ = ["dataset", "reward_functions", "settings"]
 

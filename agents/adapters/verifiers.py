@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from coevo_agents.adapters import require
 from coevo_env.game.task import Task
 from coevo_env.tasks import make_task
+
+from . import require
 
 __all__ = ["taskset"]
 

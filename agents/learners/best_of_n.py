@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.learners.learner import State
-from coevo_agents.learners.policy import ActorCritic
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import Generation, LanguageModel
+
+from .learner import State
+from .policy import ActorCritic
 
 __all__ = ["BestOfN", "Choosing", "make"]
 

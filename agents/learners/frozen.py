@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from coevo_agents.learners.learner import State
-from coevo_agents.learners.policy import ActorCritic
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
+
+from .learner import State
+from .policy import ActorCritic
 
 __all__ = ["Frozen", "make"]
 

@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from coevo_agents.learners.policy import ActorCritic, take
 from coevo_env.errors import ConfigError, NonFiniteError
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
 from coevo_env.rng import rng
+
+from .policy import ActorCritic, take
 
 __all__ = ["Batch", "GradientConfig", "GradientLearner", "Pass", "per_token"]
 

@@ -22,13 +22,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from coevo_agents.learners.gradient import Batch, GradientConfig, GradientLearner, per_token
-from coevo_agents.learners.objectives import CELLS, cells, clipped_policy_loss, normalized
-from coevo_agents.learners.policy import ActorCritic
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
+
+from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .objectives import CELLS, cells, clipped_policy_loss, normalized
+from .policy import ActorCritic
 
 __all__ = ["GRPO", "GRPOConfig", "make"]
 

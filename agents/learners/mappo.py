@@ -21,12 +21,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from coevo_agents.learners.gradient import Batch, GradientConfig, GradientLearner, per_token
-from coevo_agents.learners.objectives import clipped_policy_loss, clipped_value_loss, gae, whiten
-from coevo_agents.learners.policy import ActorCritic, spare
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
+
+from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .objectives import clipped_policy_loss, clipped_value_loss, gae, whiten
+from .policy import ActorCritic, spare
 
 __all__ = ["MAPPO", "MAPPOConfig", "make"]
 

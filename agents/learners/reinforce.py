@@ -16,13 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from coevo_agents.learners.gradient import Batch, GradientConfig, GradientLearner, per_token
-from coevo_agents.learners.objectives import returns_to_go
-from coevo_agents.learners.policy import ActorCritic
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
+
+from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .objectives import returns_to_go
+from .policy import ActorCritic
 
 __all__ = ["Reinforce", "ReinforceConfig", "make"]
 

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.learners.learner import Actor
 from coevo_env.errors import ConfigError
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.game.rules import Episode, Rules
 from coevo_env.game.scoring import score
 from coevo_env.lm.model import Generation
 from coevo_env.rng import rng, uniforms
+
+from ..learners.learner import Actor
 
 __all__ = ["METRICS", "communication", "longest_run"]
 

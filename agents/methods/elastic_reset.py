@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from coevo_agents.learners.learner import Learner, State
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
+
+from ..learners.learner import Learner, State
 
 __all__ = ["ElasticConfig", "ElasticReset"]
 

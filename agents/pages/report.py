@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from coevo_agents.pages.charts import svg
-from coevo_agents.runs.record import CURVES, Record, read_record
 from coevo_env.errors import ConfigError
 from coevo_env.view.render import fragment, number, script, style
+
+from ..runs.record import CURVES, Record, read_record
+from .charts import svg
 
 __all__ = ["COLUMNS", "page"]
 

@@ -17,15 +17,17 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from coevo_agents.pages.charts import braille
-from coevo_agents.pages.report import COLUMNS, page
-from coevo_agents.runs.record import CURVES, Curve, Record, read_record
 from coevo_env.errors import CoevoError, RewardError
 from coevo_env.view.render import ansi, number
 
+from ..runs.record import CURVES, Curve, Record, read_record
+from .charts import braille
+from .report import COLUMNS, page
+
 if TYPE_CHECKING:
-    from coevo_agents.runs.config import Config
     from coevo_env.faces.batch import BatchEnv
+
+    from ..runs.config import Config
 
 __all__ = ["page", "play", "progress", "summary_table", "terminal"]
 

@@ -15,19 +15,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coevo_agents.learners.grpo import GRPOConfig
-from coevo_agents.learners.learner import LEARNERS
-from coevo_agents.learners.mappo import MAPPOConfig
-from coevo_agents.learners.policy import LoRAConfig
-from coevo_agents.learners.ppo import PPOConfig
-from coevo_agents.learners.reinforce import ReinforceConfig
-from coevo_agents.learners.rloo import RLOOConfig
-from coevo_agents.methods.elastic_reset import ElasticConfig
-from coevo_agents.methods.population import PopulationConfig
-from coevo_agents.methods.update_order import check_scheme
-from coevo_agents.methods.warm_start import WarmStartConfig
 from coevo_env.errors import ConfigError, real, unknown_name, whole
 from coevo_env.game.kl import KLConfig
+
+from ..learners.grpo import GRPOConfig
+from ..learners.learner import LEARNERS
+from ..learners.mappo import MAPPOConfig
+from ..learners.policy import LoRAConfig
+from ..learners.ppo import PPOConfig
+from ..learners.reinforce import ReinforceConfig
+from ..learners.rloo import RLOOConfig
+from ..methods.elastic_reset import ElasticConfig
+from ..methods.population import PopulationConfig
+from ..methods.update_order import check_scheme
+from ..methods.warm_start import WarmStartConfig
 
 __all__ = ["PRESETS", "Config", "apply", "from_dict", "names", "preset", "to_dict"]
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 
-from coevo_agents.learners.policy import quiet
-from coevo_agents.runs.checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
-from coevo_agents.runs.config import Config, from_dict, to_dict
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.lm.model import LanguageModel
+
+from ..learners.policy import quiet
+from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
+from .config import Config, from_dict, to_dict
 
 __all__ = [
     "claim",

@@ -16,8 +16,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from coevo_agents.runs.checkpoint import hint
 from coevo_env.errors import CoevoError, ConfigError
+
+from .checkpoint import hint
 
 __all__ = ["LogError", "Logbook", "lock"]
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.learners.learner import Actor, LearnerError
-from coevo_agents.runs.config import Config
 from coevo_env.faces.batch import BatchEnv, TurnBatch
 from coevo_env.faces.build import build
 from coevo_env.game.kl import KLConfig
@@ -24,6 +22,9 @@ from coevo_env.game.scoring import rate
 from coevo_env.game.task import Task
 from coevo_env.lm.model import Generation
 from coevo_env.metrics import summarize
+
+from ..learners.learner import Actor, LearnerError
+from ..runs.config import Config
 
 __all__ = ["EVALUATION_SEED", "Evaluation", "describe", "draw", "evaluate", "evaluation_game", "play"]
 

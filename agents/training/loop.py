@@ -18,36 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from coevo_agents.learners.learner import checked, find_learner, promised
-from coevo_agents.learners.policy import ActorCritic, make_policies, remembering
-from coevo_agents.methods.communication import communication
-from coevo_agents.methods.elastic_reset import ElasticReset
-from coevo_agents.methods.update_order import drift, importance, order
-from coevo_agents.methods.warm_start import warm_start
-from coevo_agents.runs.checkpoint import (
-    CheckpointError,
-    checkpoints,
-    hint,
-    load,
-    prune,
-    replacing,
-    save,
-    sweep,
-    write_json,
-)
-from coevo_agents.runs.config import Config
-from coevo_agents.runs.folder import (
-    claim,
-    deferred_interrupt,
-    extend,
-    initial_model,
-    repeated,
-    save_initial,
-    write_config,
-)
-from coevo_agents.runs.logbook import Logbook, lock
-from coevo_agents.training.evaluate import Evaluation, describe, evaluate, evaluation_game, play
-from coevo_agents.training.opponents import Opponents
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.faces.build import build
@@ -60,6 +30,37 @@ from coevo_env.lm.load import load_language_model
 from coevo_env.lm.model import LanguageModel
 from coevo_env.lm.network import SMALL
 from coevo_env.tasks import make_task
+
+from ..learners.learner import checked, find_learner, promised
+from ..learners.policy import ActorCritic, make_policies, remembering
+from ..methods.communication import communication
+from ..methods.elastic_reset import ElasticReset
+from ..methods.update_order import drift, importance, order
+from ..methods.warm_start import warm_start
+from ..runs.checkpoint import (
+    CheckpointError,
+    checkpoints,
+    hint,
+    load,
+    prune,
+    replacing,
+    save,
+    sweep,
+    write_json,
+)
+from ..runs.config import Config
+from ..runs.folder import (
+    claim,
+    deferred_interrupt,
+    extend,
+    initial_model,
+    repeated,
+    save_initial,
+    write_config,
+)
+from ..runs.logbook import Logbook, lock
+from .evaluate import Evaluation, describe, evaluate, evaluation_game, play
+from .opponents import Opponents
 
 __all__ = ["Interrupted", "Run"]
 

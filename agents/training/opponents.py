@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.learners.policy import ActorCritic, spare, take
-from coevo_agents.methods.population import Member, Population
-from coevo_agents.runs.config import Config
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
 from coevo_env.lm.model import LanguageModel
+
+from ..learners.policy import ActorCritic, spare, take
+from ..methods.population import Member, Population
+from ..runs.config import Config
 
 __all__ = ["Opponents"]
 

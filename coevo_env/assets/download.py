@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coevo_env.errors import CoevoError
+from ..errors import CoevoError
 
 __all__ = ["Log", "Wheel", "cache_dir", "fetch", "hash_of", "make_directory", "sha256", "sweep", "unzip"]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coevo_env.errors import CoevoError, ConfigError, MissingExtraError
+from ..errors import CoevoError, ConfigError, MissingExtraError
 
 __all__ = ["is_held_out", "load_splits", "read_rows"]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.assets.reviews import is_held_out
-from coevo_env.errors import CoevoError, MissingExtraError
-from coevo_env.rng import rng
+from ..errors import CoevoError, MissingExtraError
+from ..rng import rng
+from .reviews import is_held_out
 
 __all__ = ["convert_gguf", "fit_tfidf", "need_gguf", "read_jsonl", "split_reviews", "tune_minilm", "unpack_encoder"]
 
@@ -123,7 +123,7 @@ def _labelled(reviews: Path, split: str, sources: tuple[str, ...] = SOURCES) -> 
 def fit_tfidf(reviews: Path, directory: Path, log: Log) -> None:
     """Fits the TF-IDF classifier on the train reviews of both sources and stores its accuracy on
     the held-out ones with it."""
-    from coevo_env.assets.tfidf import TfidfClassifier
+    from .tfidf import TfidfClassifier
 
     texts, labels = _labelled(reviews, "train")
     log(f"sentiment-tfidf: fitting on {len(texts)} texts")

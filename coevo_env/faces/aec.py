@@ -62,12 +62,12 @@ from gymnasium import spaces
 from pettingzoo import AECEnv
 from pettingzoo.utils import wrappers
 
-from coevo_env.errors import ConfigError, unknown_name
-from coevo_env.faces.build import agent_names
-from coevo_env.faces.face import RENDER_MODES, Face, check_render_mode, role_options
-from coevo_env.faces.token_game import TokenGame, check_max_cycles
-from coevo_env.game.kl import Controller, KLConfig
-from coevo_env.game.task import Task
+from ..errors import ConfigError, unknown_name
+from ..game.kl import Controller, KLConfig
+from ..game.task import Task
+from .build import agent_names
+from .face import RENDER_MODES, Face, check_render_mode, role_options
+from .token_game import TokenGame, check_max_cycles
 
 __all__ = ["env", "parallel_env", "raw_env"]
 
@@ -219,6 +219,6 @@ class raw_env(Face, AECEnv):
 
 def parallel_env(**kwargs: Any):
     """The parallel view, see `coevo_env.faces.parallel`."""
-    from coevo_env.faces.parallel import parallel_env as make
+    from .parallel import parallel_env as make
 
     return make(**kwargs)

@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.errors import ConfigError, NonFiniteError, whole
-from coevo_env.faces.build import agent_names, build
-from coevo_env.game import kl as klmod
-from coevo_env.game.reference import ReferencePolicy
-from coevo_env.game.rollout import Rollout
-from coevo_env.game.rules import Rules
-from coevo_env.game.sampling import Sampling
-from coevo_env.game.scoring import Scores, score
-from coevo_env.game.transcript import make_transcript
-from coevo_env.rng import uniforms
+from ..errors import ConfigError, NonFiniteError, whole
+from ..game import kl as klmod
+from ..game.reference import ReferencePolicy
+from ..game.rollout import Rollout
+from ..game.rules import Rules
+from ..game.sampling import Sampling
+from ..game.scoring import Scores, score
+from ..game.transcript import make_transcript
+from ..rng import uniforms
+from .build import agent_names, build
 
 __all__ = ["BatchEnv", "TurnBatch"]
 

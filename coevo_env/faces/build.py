@@ -8,14 +8,14 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from coevo_env.errors import ConfigError, unknown_name
-from coevo_env.game.kl import KLConfig
-from coevo_env.game.rules import Rules
-from coevo_env.game.task import Task
-from coevo_env.tasks import make_task
+from ..errors import ConfigError, unknown_name
+from ..game.kl import KLConfig
+from ..game.rules import Rules
+from ..game.task import Task
+from ..tasks import make_task
 
 if TYPE_CHECKING:
-    from coevo_env.game.reference import ReferencePolicy
+    from ..game.reference import ReferencePolicy
 
 __all__ = ["agent_names", "build"]
 
@@ -70,12 +70,12 @@ def build(
     banned: tuple[int, ...] = ()
     tokenizer = task.tokenizer
     if config.mode != "off":
-        from coevo_env.lm.load import load_reference
+        from ..lm.load import load_reference
 
         reference = load_reference(spec, tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         tokenizer = tokenizer or getattr(reference, "tokenizer", None)
     elif tokenizer is None:
-        from coevo_env.lm.load import load_tokenizer
+        from ..lm.load import load_tokenizer
 
         tokenizer = getattr(spec, "tokenizer", None) or load_tokenizer(spec, trust_remote_code=trust_remote_code)
     if tokenizer is None:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from coevo_env.errors import ConfigError, unknown_name
-from coevo_env.faces.token_game import TokenGame
-from coevo_env.game.reference import ReferencePolicy
-from coevo_env.game.rules import Rules
+from ..errors import ConfigError, unknown_name
+from ..game.reference import ReferencePolicy
+from ..game.rules import Rules
+from .token_game import TokenGame
 
 __all__ = ["RENDER_MODES", "Face", "check_render_mode", "role_options"]
 
@@ -66,7 +66,7 @@ class Face:
             raise ConfigError(
                 "render() with render_mode=None; make the environment with render_mode='ansi' or 'human'."
             )
-        from coevo_env.view.render import ansi
+        from ..view.render import ansi
 
         if self.render_mode == "ansi":
             return ansi(self.transcript())

@@ -20,14 +20,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from coevo_env.errors import ConfigError, unknown_name
-from coevo_env.faces.build import agent_names
-from coevo_env.faces.face import Face, check_render_mode
-from coevo_env.faces.token_game import TokenGame, check_max_cycles
-from coevo_env.game.kl import Controller
-from coevo_env.game.reference import ReferencePolicy
-from coevo_env.game.task import Task
-from coevo_env.rng import rng
+from ..errors import ConfigError, unknown_name
+from ..game.kl import Controller
+from ..game.reference import ReferencePolicy
+from ..game.task import Task
+from ..rng import rng
+from .build import agent_names
+from .face import Face, check_render_mode
+from .token_game import TokenGame, check_max_cycles
 
 __all__ = ["GymEnv", "Partner"]
 

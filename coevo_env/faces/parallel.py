@@ -17,12 +17,12 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from coevo_env.errors import ConfigError
-from coevo_env.faces.build import agent_names
-from coevo_env.faces.face import Face, check_render_mode, role_options
-from coevo_env.faces.token_game import TokenGame, check_max_cycles
-from coevo_env.game.kl import Controller
-from coevo_env.game.task import Task
+from ..errors import ConfigError
+from ..game.kl import Controller
+from ..game.task import Task
+from .build import agent_names
+from .face import Face, check_render_mode, role_options
+from .token_game import TokenGame, check_max_cycles
 
 __all__ = ["TextParallelEnv", "parallel_env"]
 

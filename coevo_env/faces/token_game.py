@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from coevo_env.errors import ConfigError, NonFiniteError, unknown_name, whole
-from coevo_env.faces.build import build
-from coevo_env.game.kl import (
+from ..errors import ConfigError, NonFiniteError, unknown_name, whole
+from ..game.kl import (
     MIN_LOGPROB,
     STRICT,
     KLConfig,
@@ -31,9 +30,10 @@ from coevo_env.game.kl import (
     normalised,
     shaping,
 )
-from coevo_env.game.rules import Episode, Turn
-from coevo_env.game.scoring import Scores, score
-from coevo_env.game.transcript import make_transcript
+from ..game.rules import Episode, Turn
+from ..game.scoring import Scores, score
+from ..game.transcript import make_transcript
+from .build import build
 
 __all__ = ["TokenGame", "check_max_cycles"]
 

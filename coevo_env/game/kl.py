@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from coevo_env.errors import ConfigError, NonFiniteError, real, unknown_name
+from ..errors import ConfigError, NonFiniteError, real, unknown_name
 
 __all__ = [
     "Adaptive",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coevo_env.errors import ConfigError, real, unknown_name
+from ..errors import ConfigError, real, unknown_name
 
 __all__ = ["MODES", "mixing_matrix"]
 

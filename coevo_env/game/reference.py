@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from coevo_env.errors import ConfigError
-from coevo_env.game.sampling import Sampling
+from ..errors import ConfigError
+from .sampling import Sampling
 
 __all__ = ["Cursor", "IntTokenizer", "ReferencePolicy", "TableModel", "warp"]
 

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, Protocol, runtime_checkable
 
-from coevo_env.errors import ConfigError, unknown_name, whole
-from coevo_env.rng import rng
+from ..errors import ConfigError, unknown_name, whole
+from ..rng import rng
 
 __all__ = [
     "AdaptiveRoles",

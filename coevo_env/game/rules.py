@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coevo_env.errors import ConfigError, real, unknown_name, whole
-from coevo_env.game.kl import KLConfig
-from coevo_env.game.mixing import mixing_matrix
-from coevo_env.game.roles import RoleSchedule, make_schedule
-from coevo_env.game.sampling import Sampling
-from coevo_env.game.task import Prompt, Task, Tokenizer
-from coevo_env.rng import rng
+from ..errors import ConfigError, real, unknown_name, whole
+from ..rng import rng
+from .kl import KLConfig
+from .mixing import mixing_matrix
+from .roles import RoleSchedule, make_schedule
+from .sampling import Sampling
+from .task import Prompt, Task, Tokenizer
 
 __all__ = ["Episode", "Rules", "Turn"]
 

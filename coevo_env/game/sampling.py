@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from coevo_env.errors import ConfigError, whole
+from ..errors import ConfigError, whole
 
 __all__ = ["Sampling"]
 

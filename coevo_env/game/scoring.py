@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.errors import NonFiniteError, RewardError
-from coevo_env.game.rules import Episode, Rules
+from ..errors import NonFiniteError, RewardError
+from .rules import Episode, Rules
 
 __all__ = ["Scores", "rate", "score"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coevo_env.errors import ConfigError, real, unknown_name, whole
+from ..errors import ConfigError, real, unknown_name, whole
 
 __all__ = ["JointRewardFunction", "Prompt", "RewardFunction", "Task", "Tokenizer"]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coevo_env.game.rules import Episode
-from coevo_env.game.scoring import Scores
+from .rules import Episode
+from .scoring import Scores
 
 __all__ = ["PER_TOKEN", "make_transcript", "role_name"]
 

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coevo_env.errors import ConfigError
-from coevo_env.game.reference import TableModel
-from coevo_env.lm.names import resolve
+from ..errors import ConfigError
+from ..game.reference import TableModel
+from .names import resolve
 
 if TYPE_CHECKING:
-    from coevo_env.game.reference import ReferencePolicy
-    from coevo_env.game.task import Task
-    from coevo_env.lm.model import LanguageModel
-    from coevo_env.lm.tokenizer import TextTokenizer
+    from ..game.reference import ReferencePolicy
+    from ..game.task import Task
+    from .model import LanguageModel
+    from .tokenizer import TextTokenizer
 
 __all__ = ["load_language_model", "load_reference", "load_tokenizer"]
 
 
 def load_tokenizer(spec: Any, *, trust_remote_code: bool = False) -> TextTokenizer:
     """The tokenizer of a model, without its weights and without torch."""
-    from coevo_env.lm.tokenizer import TextTokenizer
+    from .tokenizer import TextTokenizer
 
     return TextTokenizer.from_pretrained(resolve(spec), trust_remote_code=trust_remote_code)
 
@@ -52,7 +52,7 @@ def load_reference(
             raise ConfigError("model 'table' needs a task that brings its own tokenizer, such as 'toy'.")
         logits = TableModel.random(tokenizer.vocab_size, seed=0, scale=0.5).logits
         return TableModel(np.round(logits, 6))
-    from coevo_env.lm.model import LanguageModel
+    from .model import LanguageModel
 
     return LanguageModel.from_pretrained(spec, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
@@ -63,14 +63,14 @@ def load_language_model(
     """The language model that a spec stands for, or with "" the one that is the task's own. For
     "table", the model of tasks that are about bare ids, it is a tiny random one over their
     vocabulary, always the same."""
-    from coevo_env.lm.model import LanguageModel
+    from .model import LanguageModel
 
     if (spec or task.model) != "table":
         return LanguageModel.from_pretrained(
             spec or task.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    from coevo_env.lm.pretrained import pick_device, pick_dtype
-    from coevo_env.lm.tiny import tiny_lm
+    from .pretrained import pick_device, pick_dtype
+    from .tiny import tiny_lm
 
     if task.tokenizer is None:
         raise ConfigError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from coevo_env.game.sampling import Sampling
+from ..game.sampling import Sampling
 
 __all__ = ["BLOCK", "FrozenHead", "invert", "stream", "warp_logits"]
 

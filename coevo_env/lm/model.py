@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from coevo_env.game.sampling import Sampling
-from coevo_env.lm.logits import BLOCK, FrozenHead, invert, stream, warp_logits
-from coevo_env.lm.network import Network, positions_of
-from coevo_env.lm.pretrained import load, pick_device
-from coevo_env.lm.tape import Tape, find
+from ..game.sampling import Sampling
+from .logits import BLOCK, FrozenHead, invert, stream, warp_logits
+from .network import Network, positions_of
+from .pretrained import load, pick_device
+from .tape import Tape, find
 
 __all__ = ["Generation", "LanguageModel", "pick_device", "warp_logits"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from coevo_env.errors import ConfigError
+from ..errors import ConfigError
 
 __all__ = ["embedded_path", "resolve"]
 
@@ -40,7 +40,7 @@ def resolve(spec: str | os.PathLike[str]) -> str:
     if name == "embedded":
         return str(embedded_path())
     if name == "smollm2":
-        from coevo_env.assets.store import asset_path
+        from ..assets.store import asset_path
 
         return str(asset_path("smollm2"))
     path = Path(name).expanduser()

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from coevo_env.errors import ConfigError
-from coevo_env.lm import probe
-from coevo_env.lm.gpt2 import GPT2, KeysAndValues
-from coevo_env.lm.logits import BLOCK
-from coevo_env.lm.tokenizer import TextTokenizer
+from ..errors import ConfigError
+from . import probe
+from .gpt2 import GPT2, KeysAndValues
+from .logits import BLOCK
+from .tokenizer import TextTokenizer
 
 __all__ = ["SMALL", "Network", "positions_of"]
 

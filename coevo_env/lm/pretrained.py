@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from coevo_env.errors import ConfigError, first_line
-from coevo_env.lm.names import hub_advice, resolve
-from coevo_env.lm.tokenizer import TextTokenizer
+from ..errors import ConfigError, first_line
+from .names import hub_advice, resolve
+from .tokenizer import TextTokenizer
 
 __all__ = ["DTYPES", "load", "pick_device", "pick_dtype", "refuse_adapter"]
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coevo_env.errors import ConfigError, first_line
-from coevo_env.lm.gpt2 import GPT2
+from ..errors import ConfigError, first_line
+from .gpt2 import GPT2
 
 if TYPE_CHECKING:
-    from coevo_env.lm.network import Network
+    from .network import Network
 
 __all__ = ["cache_name", "cached_state", "head", "short_way", "takes_grid"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coevo_env.errors import ConfigError
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from coevo_env.lm.model import LanguageModel
+    from .model import LanguageModel
 
 __all__ = ["tiny_lm"]
 
@@ -48,8 +48,8 @@ def tiny_lm(
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from coevo_env.lm.model import LanguageModel
-    from coevo_env.lm.tokenizer import TextTokenizer
+    from .model import LanguageModel
+    from .tokenizer import TextTokenizer
 
     size = 257 if vocab_size is None else vocab_size
     eos = (256 if vocab_size is None else 0) if eos_id is None else eos_id

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coevo_env.errors import ConfigError, first_line
-from coevo_env.lm.names import hub_advice
+from ..errors import ConfigError, first_line
+from .names import hub_advice
 
 __all__ = ["TextTokenizer"]
 

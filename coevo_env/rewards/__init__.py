@@ -10,8 +10,8 @@ mixes them among agents.
 
 from __future__ import annotations
 
-from coevo_env.rewards.classifiers import classifier_reward, tfidf_reward
-from coevo_env.rewards.text import (
+from .classifiers import classifier_reward, tfidf_reward
+from .text import (
     exact_answer,
     first_number,
     join_text,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from coevo_env.errors import ConfigError, first_line, unknown_name
-from coevo_env.game.task import RewardFunction
-from coevo_env.rewards.text import join_text
+from ..errors import ConfigError, first_line, unknown_name
+from ..game.task import RewardFunction
+from .text import join_text
 
 __all__ = ["classifier_reward", "tfidf_reward"]
 
@@ -95,7 +95,7 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from coevo_env.lm.pretrained import refuse_adapter
+    from ..lm.pretrained import refuse_adapter
 
     refuse_adapter(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -157,10 +157,10 @@ def tfidf_reward(
 
     @functools.cache
     def load() -> Any:
-        from coevo_env.assets.tfidf import TfidfClassifier
+        from ..assets.tfidf import TfidfClassifier
 
         if path is None:
-            from coevo_env.assets.store import asset_path
+            from ..assets.store import asset_path
 
             return TfidfClassifier.load(asset_path("sentiment-tfidf"))
         return TfidfClassifier.load(path)

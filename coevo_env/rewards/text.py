@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from coevo_env.errors import ConfigError, MissingExtraError, RewardError, unknown_name
-from coevo_env.game.task import RewardFunction
+from ..errors import ConfigError, MissingExtraError, RewardError, unknown_name
+from ..game.task import RewardFunction
 
 __all__ = [
     "exact_answer",

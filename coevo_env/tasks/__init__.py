@@ -11,8 +11,8 @@ import importlib
 import inspect
 from typing import Any
 
-from coevo_env.errors import CoevoError, ConfigError, unknown_name
-from coevo_env.game.task import Task
+from ..errors import CoevoError, ConfigError, unknown_name
+from ..game.task import Task
 
 __all__ = ["BUILTIN_TASKS", "make_task"]
 
@@ -48,7 +48,7 @@ def make_task(spec: str | Task, **options: Any) -> Task:
     if not isinstance(spec, str):
         raise ConfigError(f"task {spec!r}; expected a coevo_env.Task, or a name such as 'sentiment'.")
     if spec.startswith("reasoning-gym/"):
-        from coevo_env.tasks import reasoning_gym
+        from . import reasoning_gym
 
         function, options = reasoning_gym.task, {"dataset": spec.split("/", 1)[1], **options}
     elif ":" in spec:

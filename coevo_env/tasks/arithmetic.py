@@ -12,10 +12,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from coevo_env.errors import ConfigError, unknown_name
-from coevo_env.game.task import Prompt, Task
-from coevo_env.rewards import exact_answer
-from coevo_env.rng import rng
+from ..errors import ConfigError, unknown_name
+from ..game.task import Prompt, Task
+from ..rewards import exact_answer
+from ..rng import rng
 
 __all__ = ["task"]
 

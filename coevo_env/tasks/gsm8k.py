@@ -20,10 +20,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from coevo_env.assets.reviews import Row, load_splits
-from coevo_env.errors import ConfigError
-from coevo_env.game.task import Prompt, Task
-from coevo_env.rewards import exact_answer, parse_number
+from ..assets.reviews import Row, load_splits
+from ..errors import ConfigError
+from ..game.task import Prompt, Task
+from ..rewards import exact_answer, parse_number
 
 __all__ = ["task"]
 

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coevo_env.assets.reviews import Row, load_splits
-from coevo_env.errors import ConfigError
-from coevo_env.game.task import Prompt, RewardFunction, Task
-from coevo_env.rewards.classifiers import Output, classifier_reward, tfidf_reward
-from coevo_env.rng import rng
+from ..assets.reviews import Row, load_splits
+from ..errors import ConfigError
+from ..game.task import Prompt, RewardFunction, Task
+from ..rewards.classifiers import Output, classifier_reward, tfidf_reward
+from ..rng import rng
 
 __all__ = ["task"]
 
@@ -97,7 +97,7 @@ def task(
             "`coevo train --preset smollm2-imdb`, or task_options.source=package."
         ) from error
     if packaged:
-        from coevo_env.assets.store import asset_path
+        from ..assets.store import asset_path
 
         splits = load_splits(asset_path("reviews") / "imdb", ("text",), HUB)
     else:
@@ -134,7 +134,7 @@ def _reward(reward: str | Path, output: Output, centred: bool, device: str | Non
     if centred:
         raise ConfigError(f"imdb: centred=True is for TF-IDF classifiers; got reward={str(reward)!r}. Leave it out.")
     if reward == "minilm":
-        from coevo_env.assets.store import asset_path
+        from ..assets.store import asset_path
 
         return classifier_reward(asset_path("sentiment-minilm"), output=output, device=device)
     name = "lvwerra/distilbert-imdb" if reward == "distilbert" else reward
@@ -156,7 +156,7 @@ def _tokenizer(spec: Any) -> Any:
     if spec == "words":
         return _Words()
     if isinstance(spec, (str, Path)):
-        from coevo_env.lm.load import load_tokenizer
+        from ..lm.load import load_tokenizer
 
         return load_tokenizer(spec)
     return spec

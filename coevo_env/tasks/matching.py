@@ -26,10 +26,10 @@ from itertools import combinations
 
 import numpy as np
 
-from coevo_env.errors import ConfigError
-from coevo_env.game.reference import IntTokenizer, ReferencePolicy
-from coevo_env.game.rules import Rules
-from coevo_env.game.task import Prompt, Task
+from ..errors import ConfigError
+from ..game.reference import IntTokenizer, ReferencePolicy
+from ..game.rules import Rules
+from ..game.task import Prompt, Task
 
 __all__ = ["BIASED", "Equilibrium", "equilibrium", "exploitability", "move_probabilities", "task"]
 

@@ -18,9 +18,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from coevo_env.errors import ConfigError, MissingExtraError, unknown_name
-from coevo_env.game.task import Prompt, RewardFunction, Task
-from coevo_env.rewards import exact_answer, last_number, parse_number
+from ..errors import ConfigError, MissingExtraError, unknown_name
+from ..game.task import Prompt, RewardFunction, Task
+from ..rewards import exact_answer, last_number, parse_number
 
 __all__ = ["extract_answer", "task"]
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coevo_env.game.task import Prompt, Task
-from coevo_env.lm.making import grammar
-from coevo_env.rewards import lexicon_sentiment
+from ..game.task import Prompt, Task
+from ..lm.making import grammar
+from ..rewards import lexicon_sentiment
 
 __all__ = ["scripted", "task"]
 

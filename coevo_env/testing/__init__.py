@@ -9,10 +9,10 @@ tests.
 
 from __future__ import annotations
 
-from coevo_env.errors import CheckFailed
-from coevo_env.lm.tiny import tiny_lm
-from coevo_env.testing.learners import check_learner
-from coevo_env.testing.rewards import check_joint_reward, check_reward
-from coevo_env.testing.tasks import check_task
+from ..errors import CheckFailed
+from ..lm.tiny import tiny_lm
+from .learners import check_learner
+from .rewards import check_joint_reward, check_reward
+from .tasks import check_task
 
 __all__ = ["CheckFailed", "check_joint_reward", "check_learner", "check_reward", "check_task", "tiny_lm"]

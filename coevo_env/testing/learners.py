@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coevo_env.errors import CheckFailed, CoevoError, first_line
-from coevo_env.lm.tiny import tiny_lm
+from ..errors import CheckFailed, CoevoError, first_line
+from ..lm.tiny import tiny_lm
 
 if TYPE_CHECKING:
-    from coevo_env.faces.batch import BatchEnv
-    from coevo_env.lm.model import LanguageModel
+    from ..faces.batch import BatchEnv
+    from ..lm.model import LanguageModel
 
 __all__ = ["check_learner"]
 
@@ -110,9 +110,9 @@ def check_learner(
 
 
 def _toy(batch_size: int, group_size: int) -> BatchEnv:
-    from coevo_env.faces.batch import BatchEnv
-    from coevo_env.game.kl import KLConfig
-    from coevo_env.tasks import toy
+    from ..faces.batch import BatchEnv
+    from ..game.kl import KLConfig
+    from ..tasks import toy
 
     options = {"num_agents": 1, "min_new_tokens": 0, "group_size": group_size, "kl": KLConfig(beta=0.02), "seed": 0}
     return BatchEnv(batch_size, toy.task(), tiny_lm(5, seed=3), **options)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.errors import CheckFailed, ConfigError, whole
-from coevo_env.game.task import JointRewardFunction, Prompt, RewardFunction
+from ..errors import CheckFailed, ConfigError, whole
+from ..game.task import JointRewardFunction, Prompt, RewardFunction
 
 __all__ = ["check_joint_reward", "check_reward", "near", "short"]
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coevo_env.errors import CheckFailed, ConfigError
-from coevo_env.game.task import Prompt, Task
-from coevo_env.tasks import make_task
-from coevo_env.testing.rewards import check_joint_reward, check_reward, near, short
+from ..errors import CheckFailed, ConfigError
+from ..game.task import Prompt, Task
+from ..tasks import make_task
+from .rewards import check_joint_reward, check_reward, near, short
 
 if TYPE_CHECKING:
-    from coevo_env.faces.batch import BatchEnv
-    from coevo_env.game.rules import Rules
+    from ..faces.batch import BatchEnv
+    from ..game.rules import Rules
 
 __all__ = ["check_task"]
 
@@ -46,8 +46,8 @@ def check_task(task: str | Task, model: Any = None, prompts: int = 64) -> list[s
     Raises:
         CheckFailed: The first check that it did not pass.
     """
-    from coevo_env.game.rules import Rules
-    from coevo_env.lm.load import load_reference, load_tokenizer
+    from ..game.rules import Rules
+    from ..lm.load import load_reference, load_tokenizer
 
     spec, task = task, make_task(task)
     passed = [*_check_prompts(task), *_check_templates(task)]
@@ -209,10 +209,10 @@ def _check_scripted(rules: Rules, prompts: Sequence[Prompt], texts: Mapping[str,
 
 
 def _check_play(task: Task, tokenizer: Any, policy: Any) -> None:
-    from coevo_env.faces.aec import env
-    from coevo_env.faces.batch import BatchEnv
-    from coevo_env.game.kl import KLConfig
-    from coevo_env.game.rules import Rules
+    from ..faces.aec import env
+    from ..faces.batch import BatchEnv
+    from ..game.kl import KLConfig
+    from ..game.rules import Rules
 
     outcomes = []
     for _ in range(2):

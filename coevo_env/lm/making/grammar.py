@@ -21,9 +21,9 @@ from functools import cache
 from itertools import product
 from types import MappingProxyType
 
-from coevo_env.errors import ConfigError, unknown_name
-from coevo_env.lm.making.topics import SHARED, TOPICS
-from coevo_env.rng import rng
+from ...errors import ConfigError, unknown_name
+from ...rng import rng
+from .topics import SHARED, TOPICS
 
 __all__ = ["MOODS", "document", "is_grammatical", "is_prefix", "mood_of", "openers", "sentence", "topics", "vocabulary"]
 

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from coevo_env.errors import ConfigError
-from coevo_env.lm.making import grammar
-from coevo_env.lm.probe import cache_name
-from coevo_env.rng import rng
+from ...errors import ConfigError
+from ...rng import rng
+from ..probe import cache_name
+from . import grammar
 
 __all__ = ["PretrainConfig", "build_tokenizer", "evaluate", "pretrain", "save"]
 
