@@ -11,6 +11,17 @@ rollouts and the measured `kl` are those of the model itself, whose KL is 0.
 
 Source: Stiennon et al. (2020), arXiv 2009.01325, appendix G.3; that it is a bound: Beirami et al.
 (2024), arXiv 2401.01879.
+
+Differs from the paper in:
+
+1. The choice is made by the task reward of the game, the very number that is reported, and not by a
+   reward model that stands for people's judgement.
+2. Responses are drawn from the initial model, after a warm start where there is one, not from a
+   model that was supervised on references.
+3. In a game of several agents each turn is chosen when it is played, by its own task reward; joint
+   rewards, and what later seats will make of it, are not known then.
+4. The formula for the KL is called a bound, which it is (Beirami et al.); the paper takes it for
+   the KL.
 """
 
 from __future__ import annotations

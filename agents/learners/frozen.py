@@ -3,6 +3,10 @@ curve has to beat.
 
 One idea: a control is an ordinary learner with an empty update, so that it runs through the same
 games, evaluations and tables as the others.
+
+Differs from the paper in:
+
+1. Nothing, because there is none: this is a control and not a method.
 """
 
 from __future__ import annotations

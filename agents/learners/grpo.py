@@ -12,6 +12,21 @@ which moves the optimum (docs/learners.md), so it is off by default.
 
 Source: Shao et al. (2024), arXiv 2402.03300, eq. 3; Liu et al. (2025, Dr. GRPO), arXiv 2503.20783;
 Liu et al. (2025, MAGRPO), arXiv 2508.04652; Dr. MAS (2026), arXiv 2602.08847.
+
+Differs from the paper in:
+
+1. All tokens of a minibatch weigh alike; the paper averages each response first, which is
+   `average=response`.
+2. KL to the initial model is paid token by token in the reward by default. With `kl.mode=loss` it
+   is in the loss as in the paper, but exact over the vocabulary in place of the k3 estimate, and
+   scaled with the advantages, so that dividing by the spread of a group does not change beta.
+3. In a game of several agents a response is compared with those of the same agent in the same role
+   (`over`), after MAGRPO and Dr. MAS; `over=prompt` compares all, as the paper would.
+4. A group without spread has advantages 0, and nothing is added to the spread of the others.
+5. Rewards come when a response is complete. There is no reward for steps of reasoning, and neither
+   the reward nor the reference is renewed while training goes on.
+6. By default an update is one step on the whole rollout, in which the ratio is 1 and nothing is
+   clipped.
 """
 
 from __future__ import annotations

@@ -11,6 +11,18 @@ twice.
 
 Source: Yu et al. (2022), arXiv 2103.01955; clipped losses: Schulman et al. (2017), arXiv
 1707.06347.
+
+Differs from the paper in:
+
+1. Every agent has a critic of its own, a language model that starts as the initial one; the paper
+   shares one critic, and often one policy, among like agents (`weights=shared` shares both here).
+2. The joint state ends with what the agent itself has written. What later seats will say is not in
+   it, because it depends on the action.
+3. A state that is too long for the critic loses its oldest part; nothing is recurrent.
+4. Values are not normalised by running statistics.
+5. The value loss is a clipped squared error, not a Huber loss.
+6. There is no entropy bonus.
+7. Policy and critic share one Adam, one learning rate and one bound on the gradient norm.
 """
 
 from __future__ import annotations

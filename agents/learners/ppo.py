@@ -7,6 +7,20 @@ passes. Dropout is off; log-probs of sampling and update are defined by the same
 Source: Schulman et al. (2017), arXiv 1707.06347, eq. 7 and 9; GAE: Schulman et al. (2016), arXiv
 1506.02438, eq. 16; token-level reward with KL shaping: Ziegler et al. (2019), arXiv 1909.08593;
 settings of CORY: Ma et al. (2024), arXiv 2410.06101, table 3.
+
+Differs from the paper in:
+
+1. An episode of the learner is one response: advantages are never bootstrapped, and the value
+   behind the last token is 0, also where the budget cut the response.
+2. The value loss is clipped as well, as in common implementations, and halved.
+3. There is no entropy bonus. What keeps the policy broad is KL to the initial model, in the reward
+   (Ziegler et al.) or, with `kl.mode=loss`, exact and in the loss.
+4. Advantages are whitened over the tokens of the rollout, and gradient norms are clipped.
+5. A minibatch is the whole rollout unless `minibatch_size` says otherwise, so by default an update
+   is four steps on the same data.
+6. The value head starts at 0 and shares all of the network with the policy.
+7. Moments and statistics of the reward survive a role exchange; the code of CORY begins them anew,
+   as `reset_at_exchange` does.
 """
 
 from __future__ import annotations

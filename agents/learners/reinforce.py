@@ -6,6 +6,17 @@ the one to read first: `prepare` makes the weights of the tokens, `loss` is one 
 optimiser step per rollout; there is no critic, no ratio and no clipping.
 
 Source: Williams (1992), Machine Learning 8, 229-256.
+
+Differs from the paper in:
+
+1. A token is weighed by what was earned from it on, not by what the whole response earned.
+2. The baseline is a moving average for each position of a response, corrected for its start as Adam
+   corrects its own; Williams's is one average of the whole reinforcement.
+3. A step is taken for a batch of responses, by Adam and with a bound on the gradient norm, not for
+   each episode with rates of its own.
+4. The sum over tokens is divided by the number of tokens in the minibatch, so the size of a step
+   does not grow with the length of responses.
+5. With KL in the loss, an exact KL to the initial model is added, which the paper does not have.
 """
 
 from __future__ import annotations

@@ -7,6 +7,17 @@ so all its tokens share one advantage.
 
 Source: Kool et al. (2019), "Buy 4 REINFORCE samples, get a baseline for free!"; Ahmadian et al.
 (2024), arXiv 2402.14740.
+
+Differs from the paper in:
+
+1. The sum over tokens is divided by the number of tokens in the minibatch, not by the number of
+   responses: another step size, the same direction.
+2. In a game of several agents the responses to one prompt are joint, and by default each is
+   compared with those of the same agent in the same role (`over`); with one agent that is the
+   paper's.
+3. KL to the initial model may stand in the loss instead of the reward (`kl.mode=loss`), exact over
+   the vocabulary.
+4. Gradient norms are clipped.
 """
 
 from __future__ import annotations

@@ -8,6 +8,17 @@ initial model is taken back without a KL term. Moments of the optimiser and valu
 they are.
 
 It is the paper's own baseline. Source: Noukhovitch et al. (2023), arXiv 2312.07551, algorithm 1.
+
+Differs from the paper in:
+
+1. An update is that of the learner inside, a whole rollout with all its epochs and minibatches;
+   `every` and `decay` count those.
+2. KL to the initial model stays as the run sets it. The paper resets in order to do without that
+   penalty, which is `kl.beta=0` here.
+3. With several agents, each has an average of its own, which counts its own updates and survives a
+   role exchange.
+4. With LoRA the average is over the tensors of the adapter, whose product is not the average of
+   products.
 """
 
 from __future__ import annotations
