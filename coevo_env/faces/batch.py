@@ -307,6 +307,7 @@ class BatchEnv:
                     task_reward=scores.task[row, seats],
                     team_reward=scores.team[row, seats],
                     beta=controller.beta,
+                    kl_in_loss=self.rules.kl.mode == "loss",
                     episodes=episodes[row],
                     seats=seats,
                     agents=np.full(len(row), agent),

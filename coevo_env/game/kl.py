@@ -232,7 +232,7 @@ class KLConfig:
     beta: float = 0.1
     controller: Literal["fixed", "adaptive", "dual"] = "fixed"
     target: float = 6.0
-    horizon: float = 10_000
+    horizon: float = 10_000.0
     rate: float = 0.01
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ MODULES = (
     *("coevo_env.rng", "coevo_env.testing", "coevo_env.errors"),
     *(
         "coevo_agents.runs.config",
+        "coevo_agents.runs.settings",
         "coevo_agents.learners.learner",
         "coevo_agents.learners.policy",
         "coevo_agents.learners.ppo",
