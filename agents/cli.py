@@ -223,55 +223,26 @@ def evaluate(
             help="Model to measure KL against; by default the run's initial model. A model of no run needs it for a KL."
         ),
     ] = None,
-    prompts: Annotated[int, typer.Option(help="Held-out prompts.")] = 64,
+    prompts: Annotated[int | None, typer.Option(help="Held-out prompts; by default as many as the run used.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Evaluates saved agents on held-out prompts, each alone."""
+    """Evaluates saved agents on held-out prompts, each alone. Of a run folder, the numbers of its
+    summary."""
+    import json
     from dataclasses import replace
 
-    from rich.table import Table
-
-    from coevo_env.lm.load import load_language_model
-    from coevo_env.lm.model import LanguageModel
-    from coevo_env.tasks import make_task
-
-    from .training.evaluate import evaluate as measure
-    from .training.evaluate import evaluation_game
+    from .pages.terminal import evaluation_table
+    from .training.assess import assess
 
     config, models = _agents(agent, task)
-    config = replace(config, device=device, eval_prompts=prompts)
-    the_task = make_task(config.task, **config.task_options)
-
-    def load(spec: str) -> LanguageModel:
-        return load_language_model(spec, the_task, device=device, dtype=config.dtype)
-
-    base = load(reference or config.model)
-    game = evaluation_game(config, the_task, base)
-    alone = (
-        reference is None and config.model in models.values()
-    )  # a KL of the model to itself would say that nothing was learned
-    rows = (
-        dict.fromkeys(models, base)
-        if alone
-        else {"reference": base, **{name: load(path) for name, path in models.items()}}
-    )
-    for name, model in rows.items():
-        if model.vocab_size != base.vocab_size:
-            raise ConfigError(
-                f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL "
-                "needs the same "
-                "tokenizer. Give --reference, the model that it was trained from."
-            )
-    table = Table(title=f"{the_task.name}: {game.batch_size} held-out prompts, each agent alone")
-    results = {name: measure(game, model, name) for name, model in rows.items()}
-    keys = [key for key in next(iter(results.values())).metrics if not (alone and key == "kl")]
-    table.add_column("metric")
-    for name in rows:
-        table.add_column(name, justify="right")
-    for key in keys:
-        table.add_row(key, *(f"{result.metrics[key]:.4f}" for result in results.values()))
-    console.print(table)
-    if alone:
+    config = replace(config, device=device, **({} if prompts is None else {"eval_prompts": prompts}))
+    assessed = assess(config, models, reference)
+    if as_json:
+        print(json.dumps(assessed.to_dict(), indent=2, ensure_ascii=False))
+        return
+    console.print(evaluation_table(assessed))
+    if assessed.alone:
         _say(f"No KL: {agent} belongs to no run. Give --reference, the model that it was trained from, to measure one.")
 
 
@@ -300,9 +271,8 @@ def tasks() -> None:
     import importlib
     import os
 
-    os.environ.update(
-        HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1"
-    )  # a list should not wait for a network, nor fetch data sets
+    # a list should not wait for a network, nor fetch data sets
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 
     from rich.table import Column, Table
 

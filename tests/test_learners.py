@@ -530,7 +530,7 @@ def test_best_of_n_earns_the_expected_maximum():
     error = rollout.task_reward.std() / math.sqrt(episodes)
     assert rollout.task_reward.mean() == pytest.approx(np.mean(expected), abs=4 * error)
     assert metrics["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
-    with pytest.raises(ConfigError, match="best_of_n.n=1; expected a whole number >= 2"):
+    with pytest.raises(ConfigError, match=r"best_of_n\.n=1; expected a whole number >= 2"):
         make("best_of_n", 1, False, 0, **{"best_of_n.n": 1})
 
 

@@ -158,9 +158,8 @@ def test_critics_learn_with_any_architecture(models, name, learner, mode):
 
 
 def test_a_head_that_nobody_knows_samples_and_scores_but_has_no_critic(models):
-    from coevo_agents.learners.learner import find_learner
+    from coevo_agents.learners.learner import find_learner, settings_class
     from coevo_agents.learners.policy import make_policies
-    from coevo_agents.runs.config import Config
 
     module = models["cohere (scaled logits)"].clone().module
     module.logit_scale = 0.7  # not what its configuration says
@@ -172,8 +171,8 @@ def test_a_head_that_nobody_knows_samples_and_scores_but_has_no_critic(models):
     (policy,), reference = make_policies(lm, ["llm1"], None, 0)
     for name in ("ppo", "mappo"):
         with pytest.raises(ConfigError, match=r"needs a value head .* CohereForCausalLM .* 'reinforce'"):
-            find_learner(name)(policy, reference, Config(), Sampling(), 0)
-    find_learner("reinforce")(policy, reference, Config(), Sampling(), 0)
+            find_learner(name)(policy, reference, settings_class(name)(), Sampling(), 0)
+    find_learner("reinforce")(policy, reference, settings_class("reinforce")(), Sampling(), 0)
 
 
 @pytest.mark.parametrize("kind", ["MambaConfig", "RwkvConfig"])

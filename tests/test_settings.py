@@ -1,8 +1,11 @@
-"""Settings come from one place: typed, explained, read from files, repeated, and refused where they do nothing."""
+"""Settings come from one place: typed, explained, read from files, repeated, and refused where
+they do nothing."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -102,7 +105,9 @@ def test_a_learner_of_ones_own_has_typed_settings(own):
     assert config.settings.pace == 0.25 and config.settings.words == ("b", "c")
     assert config.learner_settings["baseline"] == 0.9  # complete
     assert any(line.startswith("learner_settings.pace = 0.25  # How fast.") for line in listing(config))
-    with pytest.raises(ConfigError, match=r"learner_settings.pase: .* is owned:Mine.*Did you mean 'learner_settings.pace'"):
+    with pytest.raises(
+        ConfigError, match=r"learner_settings.pase: .* is owned:Mine.*Did you mean 'learner_settings.pace'"
+    ):
         apply(Config(), {"learner": own, "learner_settings.pase": 1})
     with pytest.raises(ConfigError, match=r"learner_settings.pace=-1.0; expected a number > 0"):
         apply(Config(), {"learner": own, "learner_settings.pace": -1})
@@ -117,7 +122,9 @@ def test_settings_that_are_no_dataclass_are_refused(tmp_path, monkeypatch):
         "class Odd:\n    Settings = dict\n    def __init__(self, policy, reference, settings, sampling, seed): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"learner 'odd:Odd': its `Settings` is .*dict.*; expected a frozen dataclass"):
+    with pytest.raises(
+        ConfigError, match=r"learner 'odd:Odd': its `Settings` is .*dict.*; expected a frozen dataclass"
+    ):
         apply(Config(), {"learner": "odd:Odd"})
 
 
@@ -182,14 +189,13 @@ def test_files_that_cannot_work(text, says, tmp_path):
     file.write_text(text)
     done = coevo("train", "--config", file, "--out", tmp_path / "run")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    import re
-
     assert re.search(says, done.stderr), done.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_a_saved_config_cannot_start_code(tmp_path, model):
-    """A config.json may come from anywhere; a learner of one's own has to be named on the command line."""
+    """A config.json may come from anywhere; a learner of one's own has to be named on the command
+    line."""
     (tmp_path / "owned.py").write_text(OWN + "\nopen('called', 'w').close()\n")
     data = to_dict(Config(task="toy", model=str(model), iterations=1, batch_size=4))
     data |= {"learner": "owned:Mine", "learner_settings": {"pace": 0.1}}
@@ -207,9 +213,8 @@ OLD = Path(__file__).parent / "data" / "run-0.1.0"
 
 
 def test_a_run_of_0_1_is_read_shown_evaluated_and_resumed(tmp_path):
-    """Made by 0.1.0 (see the folder's README): ten iterations of grpo with LoRA, a checkpoint after the fifth."""
-    import shutil
-
+    """Made by 0.1.0 (see the folder's README): ten iterations of grpo with LoRA, a checkpoint after
+    the fifth."""
     folder = tmp_path / "run"
     shutil.copytree(OLD, folder)
     config = read_config(folder)

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from coevo_env.faces.batch import BatchEnv
 
     from ..runs.config import Config
+    from ..training.assess import Assessment
 
-__all__ = ["page", "play", "progress", "summary_table", "terminal"]
+__all__ = ["evaluation_table", "page", "play", "progress", "summary_table", "terminal"]
 
 COLORS = ("magenta", "yellow", "cyan", "red", "green", "blue")
 """Of the agents, in order."""
@@ -65,6 +66,18 @@ def terminal(run_dir: str | Path, console: Console) -> None:
         console.print(Text(f"last episodes (of {len(record.transcripts)} that were kept)", "bold"))
         for transcript in record.transcripts[-SHOWN_EPISODES:]:
             console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
+
+
+def evaluation_table(assessed: Assessment) -> Table:
+    """A table of saved models side by side."""
+    table = Table(title=f"{assessed.task}: {assessed.prompts} held-out prompts, each agent alone")
+    table.add_column("metric")
+    metrics = assessed.metrics()
+    for name in metrics:
+        table.add_column(name, justify="right")
+    for key in next(iter(metrics.values())):
+        table.add_row(key, *(f"{values[key]:.4f}" for values in metrics.values()))
+    return table
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

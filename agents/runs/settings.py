@@ -56,8 +56,9 @@ def explained(cls: type) -> dict[str, str]:
         _, found, section = inspect.cleandoc(kind.__dict__.get("__doc__") or "").partition("Attributes:\n")
         section = re.split(r"\n(?=\S)", section)[0] if found else ""
         for entry in re.split(r"\n(?=    \S)", section):
-            fields, _, words = entry.strip().partition(": ")
-            result.update(dict.fromkeys(fields.split(", "), " ".join(words.split())))
+            fields, colon, words = entry.strip().partition(": ")
+            if colon:
+                result.update(dict.fromkeys(fields.split(", "), " ".join(words.split())))
     return result
 
 
