@@ -57,8 +57,7 @@ class Rules:
         num_agents: N >= 1.
         context: What an observer sees of the earlier responses: "all", "previous", or "none" (it
             reads the pioneer's template: the paper's "no knowledge transfer" ablation).
-        roles: A `RoleSchedule` or its name ("periodic", "rotation", "random", "never", "bandit",
-            "score").
+        roles: A `RoleSchedule`, or a name of `roles.SCHEDULES`.
         exchange_every: Episodes between role exchanges, for schedules given by name.
         group_size: G >= 1 consecutive episodes are about the same prompt, with sampling noise of
             their own.

@@ -36,6 +36,11 @@ class Scores:
     task: np.ndarray
     team: np.ndarray
 
+    def of(self, row: int) -> Scores:
+        """Those of one episode, as a batch of one."""
+        one = slice(row, row + 1)
+        return Scores({name: values[one] for name, values in self.terms.items()}, self.task[one], self.team[one])
+
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is named in the end
 def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
