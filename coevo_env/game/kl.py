@@ -74,8 +74,8 @@ def k3(difference):
 
 
 ESTIMATORS: dict[str, Callable[[Any], Any]] = {"k1": k1, "k2": k2, "k3": k3}
-"""Name -> sampled KL estimator. A function of d = log pi(a|s) - log pi_ref(a|s), nats, a float or an
-array, for tokens that were drawn from pi, that returns nats of the same shape;
+"""Name -> sampled KL estimator. A function of d = log pi(a|s) - log pi_ref(a|s), a float or an
+array for tokens that were drawn from pi, that returns nats of the same shape;
 docs/rewards_and_kl.md says of each what it is worth as a measurement and as a reward."""
 
 
