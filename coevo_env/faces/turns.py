@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class TurnRecord:
     shaping: np.ndarray
     values: np.ndarray | None
 
-    def series(self, row: int) -> dict[str, np.ndarray | None]:
+    def series(self, row: int) -> dict[str, Any]:
         """What a transcript holds of each token of one row; None where it is not known."""
         names = ("logprobs", "ref_logprobs", "kl", "shaping", "values")
         arrays = {name: getattr(self, name) for name in names}
