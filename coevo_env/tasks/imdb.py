@@ -72,8 +72,7 @@ def task(
         size: Use only the first so many reviews of each split; None means all.
         seed: The length of prompt i is a pure function of (seed, i).
 
-    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings
-    than the train split.
+    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings.
 
     Raises:
         ConfigError: An option out of range, data or an asset that is not there.
