@@ -73,7 +73,11 @@ def k3(difference):
         return np.exp(-difference) - 1.0 + difference
 
 
-ESTIMATORS: dict[str, Callable[[Any], Any]] = {"k1": k1, "k2": k2, "k3": k3}
+ESTIMATORS: dict[str, Callable[[Any], Any]] = {
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+}
 """Name -> sampled KL estimator. A function of d = log pi(a|s) - log pi_ref(a|s), a float or an
 array for tokens that were drawn from pi, that returns nats of the same shape;
 docs/rewards_and_kl.md says of each what it is worth as a measurement and as a reward."""
@@ -220,7 +224,11 @@ class DualAscent(Fixed):
         self.beta = min(max(self.beta + self.rate * (finite_kl(kl) - self.target), 0.0), self.maximum)
 
 
-CONTROLLERS: dict[str, Callable[..., Controller]] = {"fixed": Fixed, "adaptive": Adaptive, "dual": DualAscent}
+CONTROLLERS: dict[str, Callable[..., Controller]] = {
+    "fixed": Fixed,
+    "adaptive": Adaptive,
+    "dual": DualAscent,
+}
 """Name -> class of a KL controller. Its constructor takes those settings of `KLConfig` that it
 needs, under their names; docs/rewards_and_kl.md has a row for each."""
 
