@@ -199,10 +199,7 @@ def play(
                 raise
             console.print(Text(f"error: {error}", "red"))
             continue
-        transcript = {**game.transcripts()[0], "prompt_index": None}  # it was typed, and is of no split
-        console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
-        for index, turn in enumerate(transcript["turns"]):
-            console.print(_tokens(turn, COLORS[index % len(COLORS)]))
+        _print_answer(console, game)
     if seats > 1 and len(models) == 1:
         console.print(Text(f"one model took all {seats} seats", "dim"))
 
@@ -215,6 +212,13 @@ def _answer(game: BatchEnv, models: Sequence[Any], episode: int) -> BatchEnv:
         )
         game.submit_turn(drawn.tokens, drawn.lengths, drawn.logprobs)
     return game
+
+
+def _print_answer(console: Console, game: BatchEnv) -> None:
+    transcript = {**game.transcripts()[0], "prompt_index": None}  # it was typed, and is of no split
+    console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
+    for index, turn in enumerate(transcript["turns"]):
+        console.print(_tokens(turn, COLORS[index % len(COLORS)]))
 
 
 def _asked(console: Console) -> Iterator[str]:

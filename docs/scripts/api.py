@@ -75,7 +75,6 @@ MODULES = (
 OTHERS = {
     "__version__": "Version of the package.",
     "ASSETS": "Name -> asset.",
-    "MODES": "Names of the reward mixings.",
     "PER_TOKEN": "The series of numbers that a turn can have, one number per token.",
 }
 """Constants of which the code says nothing by itself."""
