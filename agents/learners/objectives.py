@@ -2,8 +2,8 @@
 arrays.
 
 One idea: each formula stands here once, says where it comes from, and is compared with a slow
-version of itself in tests/test_objectives.py; a learner is then a choice among them. Responses are
-rows; behind `lengths` everything is 0.
+version of itself in tests/learners/test_objectives.py; a learner is then a choice among them.
+Responses are rows; behind `lengths` everything is 0.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 One idea: every row plays the same seat at the same time, so contexts are handed out together, the
 reference policy scores a turn in one pass, and the reward function sees all responses in one call.
-The rules are `Episode`'s; tests/test_equivalence.py proves that B rows here and B AEC
+The rules are `Episode`'s; tests/faces/test_equivalence.py proves that B rows here and B AEC
 environments pay the same.
 
 Two ways to play a turn: `begin_turn` / `submit_turn` (whole turns), or `step` (one token for every

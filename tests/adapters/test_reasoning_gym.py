@@ -66,7 +66,8 @@ def test_registered_tasks_are_made_by_name():
 @pytest.mark.parametrize("ids", ["agent", "role"])
 @pytest.mark.parametrize("agents", [1, 2, 3])
 def test_a_data_set_passes_the_suites_of_pettingzoo(agents, ids, capsys):
-    """As every task does in tests/test_conformance.py, where reasoning-gym is seldom installed."""
+    """As every task does in tests/faces/test_conformance.py, where reasoning-gym is seldom
+    installed."""
     tokenizer = tiny_lm(None).tokenizer
     options = {
         "task": coevo_env.make_task("reasoning-gym/chain_sum", size=12),

@@ -27,7 +27,7 @@ from coevo_agents.adapters import (
     verifiers,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_script():
