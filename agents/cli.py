@@ -16,6 +16,9 @@ from rich.console import Console
 
 from coevo_env.errors import CoevoError, ConfigError
 
+from .learners.learner import LEARNERS
+from .runs.presets import PRESETS
+
 app = typer.Typer(
     name="coevo",
     help="Multi-agent reinforcement learning for language models: train agents that answer together, and look at "
@@ -84,14 +87,14 @@ def _say(line: str) -> None:
 
 @app.command()
 def train(
-    preset: Annotated[
-        str, typer.Option(help="Named settings: default, smollm2-imdb, smollm2-addition, paper-imdb, paper-gsm8k.")
-    ] = "default",
+    preset: Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Settings from a TOML file, or those of a run: RUN/config.json."),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Task name (see `coevo tasks`), or package.module:function.")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, smollm2, a model directory, or a hub name.")] = None,
-    learner: Annotated[
-        str | None, typer.Option(help="ppo, reinforce, rloo, grpo, mappo, best_of_n, frozen, or package.module:Class.")
-    ] = None,
+    learner: Annotated[str | None, typer.Option(help=f"{', '.join(LEARNERS)}, or package.module:Class.")] = None,
     agents: Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordinary RL fine-tuning.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Length of the run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Episodes per iteration.")] = None,
@@ -108,14 +111,14 @@ def train(
         Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")
     ] = None,
     list_settings: Annotated[
-        bool, typer.Option("--list-settings", help="Print every setting with its value and exit.")
+        bool,
+        typer.Option(
+            "--list-settings", help="Print every setting that applies, as a TOML file with explanations, and exit."
+        ),
     ] = False,
 ) -> None:
     """Trains agents on a task. Without options: two agents, PPO, role exchange, on the embedded
     model, in about two minutes."""
-    from .runs.config import apply, names
-    from .runs.config import preset as find_preset
-
     named = {
         "task": task,
         "model": model,
@@ -126,40 +129,25 @@ def train(
         "seed": seed,
         "device": device,
     }
-    overrides = {name: value for name, value in named.items() if value is not None}
-    for item in settings or []:
-        name, separator, value = item.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {item!r}; expected NAME=VALUE, such as kl.beta=0.1.")
-        if name in overrides:
-            raise ConfigError(f"the setting {name} is given twice, as {overrides[name]!r} and {value!r}; give it once.")
-        overrides[name] = value
+    overrides = _overrides(named, settings or [])
+    if resume is not None:
+        config, folder = (
+            _resumed(resume, overrides, alone=preset is None and config_file is None and out is None),
+            resume,
+        )
+    else:
+        config = _chosen(preset, config_file, overrides)
+        folder = out or _fresh_folder(config.task if task or config_file else preset or config.task)
     if list_settings:
-        config = apply(find_preset(preset), overrides)
-        for name in names():
-            value: Any = config
-            for part in name.split("."):
-                value = getattr(value, part)
-            _say(f"{name} = {value!r}")
+        from .runs.settings import listing
+
+        for line in listing(config):
+            _say(line)
         return
 
-    from .runs.folder import read_config, repeated
-    from .training.loop import Run
-
-    if resume is not None:
-        own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
-        config = read_config(resume, trusted=own)
-        changed = [name for name, value in own.items() if getattr(config, name) != value]
-        if changed or set(overrides) - {"iterations", "trust_remote_code"} or out is not None or preset != "default":
-            raise ConfigError(
-                "--resume continues a run with the settings it was started with; only --iterations can be given "
-                "besides (and what a run folder "
-                "cannot say for you: --set trust_remote_code=true, and a --task or --learner of your own, once more)."
-            )
-        config, folder = apply(config, overrides), resume
-    else:
-        config, folder = apply(find_preset(preset), overrides), out or _fresh_folder(overrides.get("task") or preset)
     from .pages.terminal import progress, summary_table
+    from .runs.folder import repeated
+    from .training.loop import Run
 
     with progress(console, config) as report:
         run = Run(config, folder, resume=resume is not None, report=report, say=_say)
@@ -169,6 +157,57 @@ def train(
         f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play "
         f"{folder}{repeated(config, 'task')}"
     )
+
+
+def _overrides(named: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Settings by dotted name from options of their own and from `--set`."""
+    overrides = {name: value for name, value in named.items() if value is not None}
+    for item in settings:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {item!r}; expected NAME=VALUE, such as kl.beta=0.1.")
+        if name in overrides:
+            raise ConfigError(f"the setting {name} is given twice, as {overrides[name]!r} and {value!r}; give it once.")
+        overrides[name] = value
+    return overrides
+
+
+def _chosen(preset: str | None, file: Path | None, overrides: dict[str, Any]) -> Any:
+    """The config of a new run: a preset, a file over it, and the command line over both."""
+    from .runs import settings
+
+    if file is None or file.suffix != ".json":
+        given = settings.read_toml(file) if file else {}
+        if preset and "preset" in given:
+            raise ConfigError(f"--preset {preset} and {file} with preset = {given['preset']!r}; give one of them.")
+        config = settings.apply(settings.preset(preset or given.pop("preset", "default")), given)
+    elif preset:
+        raise ConfigError(f"--preset {preset} with {file}, which holds every setting of a run; give one of them.")
+    else:
+        from .runs.folder import read_config
+
+        own = {name: overrides[name] for name in ("task", "learner") if name in overrides}
+        config = read_config(
+            file, trusted=own, uses=[name for name in ("task", "learner") if name not in own or ":" in own[name]]
+        )
+    return settings.apply(config, overrides)
+
+
+def _resumed(folder: Path, overrides: dict[str, Any], alone: bool) -> Any:
+    """The config of a run that goes on."""
+    from .runs.folder import read_config
+    from .runs.settings import apply
+
+    own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
+    config = read_config(folder, trusted=own)
+    changed = [name for name, value in own.items() if getattr(config, name) != value]
+    if changed or set(overrides) - {"iterations", "trust_remote_code"} or not alone:
+        raise ConfigError(
+            "--resume continues a run with the settings it was started with; only --iterations can be given besides "
+            "(and what a run folder cannot say for you: --set trust_remote_code=true, and a --task or --learner of "
+            "your own, once more)."
+        )
+    return apply(config, overrides)
 
 
 @app.command("eval")
@@ -184,55 +223,26 @@ def evaluate(
             help="Model to measure KL against; by default the run's initial model. A model of no run needs it for a KL."
         ),
     ] = None,
-    prompts: Annotated[int, typer.Option(help="Held-out prompts.")] = 64,
+    prompts: Annotated[int | None, typer.Option(help="Held-out prompts; by default as many as the run used.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Evaluates saved agents on held-out prompts, each alone."""
+    """Evaluates saved agents on held-out prompts, each alone. Of a run folder, the numbers of its
+    summary."""
+    import json
     from dataclasses import replace
 
-    from rich.table import Table
-
-    from coevo_env.lm.load import load_language_model
-    from coevo_env.lm.model import LanguageModel
-    from coevo_env.tasks import make_task
-
-    from .training.evaluate import evaluate as measure
-    from .training.evaluate import evaluation_game
+    from .pages.terminal import evaluation_table
+    from .training.assess import assess
 
     config, models = _agents(agent, task)
-    config = replace(config, device=device, eval_prompts=prompts)
-    the_task = make_task(config.task, **config.task_options)
-
-    def load(spec: str) -> LanguageModel:
-        return load_language_model(spec, the_task, device=device, dtype=config.dtype)
-
-    base = load(reference or config.model)
-    game = evaluation_game(config, the_task, base)
-    alone = (
-        reference is None and config.model in models.values()
-    )  # a KL of the model to itself would say that nothing was learned
-    rows = (
-        dict.fromkeys(models, base)
-        if alone
-        else {"reference": base, **{name: load(path) for name, path in models.items()}}
-    )
-    for name, model in rows.items():
-        if model.vocab_size != base.vocab_size:
-            raise ConfigError(
-                f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL "
-                "needs the same "
-                "tokenizer. Give --reference, the model that it was trained from."
-            )
-    table = Table(title=f"{the_task.name}: {game.batch_size} held-out prompts, each agent alone")
-    results = {name: measure(game, model, name) for name, model in rows.items()}
-    keys = [key for key in next(iter(results.values())).metrics if not (alone and key == "kl")]
-    table.add_column("metric")
-    for name in rows:
-        table.add_column(name, justify="right")
-    for key in keys:
-        table.add_row(key, *(f"{result.metrics[key]:.4f}" for result in results.values()))
-    console.print(table)
-    if alone:
+    config = replace(config, device=device, **({} if prompts is None else {"eval_prompts": prompts}))
+    assessed = assess(config, models, reference)
+    if as_json:
+        print(json.dumps(assessed.to_dict(), indent=2, ensure_ascii=False))
+        return
+    console.print(evaluation_table(assessed))
+    if assessed.alone:
         _say(f"No KL: {agent} belongs to no run. Give --reference, the model that it was trained from, to measure one.")
 
 
@@ -261,9 +271,8 @@ def tasks() -> None:
     import importlib
     import os
 
-    os.environ.update(
-        HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1"
-    )  # a list should not wait for a network, nor fetch data sets
+    # a list should not wait for a network, nor fetch data sets
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 
     from rich.table import Column, Table
 

@@ -30,7 +30,8 @@ def measure(model: str, agents: int, context: str, iterations: int) -> dict[str,
     """One case, in this process."""
     import torch
 
-    from coevo_agents.runs.config import Config, apply
+    from coevo_agents.runs.config import Config
+    from coevo_agents.runs.settings import apply
     from coevo_agents.training.loop import Run
 
     torch.set_num_threads(1)
@@ -57,7 +58,7 @@ def measure(model: str, agents: int, context: str, iterations: int) -> dict[str,
         run = Run(apply(Config(), options), Path(folder) / "run", report=lambda *_: marks.append(time.process_time()))
         run.train()
         saved = sum(file.stat().st_size for file in (Path(folder) / "run" / "checkpoints").rglob("*") if file.is_file())
-    module = run.reference.module
+    module = run.parts.reference.module
     lora = sum(p.numel() for name, p in module.named_parameters() if "lora" in name)
     return {
         "model": model,

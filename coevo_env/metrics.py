@@ -6,6 +6,8 @@ defined for every input: where a ratio has nothing to count (no responses, all o
 0, which for the diversity metrics is also what a collapsed policy scores. Nothing here judges
 quality; that is the reward's business.
 
+What evaluations report of every agent is one line of `METRICS` each.
+
 A sequence is a text (split at white space) or a list of token ids. Diversity metrics depend on how
 many responses there are, so compare only numbers measured on equally many.
 """
@@ -14,7 +16,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,8 @@ import numpy as np
 from .errors import ConfigError
 
 __all__ = [
+    "METRICS",
+    "Responses",
     "copy_rate",
     "distinct_n",
     "eos_share",
@@ -163,6 +169,39 @@ def copy_rate(
     return copied / total if total else 0.0
 
 
+@dataclass(frozen=True)
+class Responses:
+    """A set of B responses, as metrics are given it.
+
+    Attributes:
+        texts: B texts.
+        tokens: B lists of their ids, EOS included where there is one.
+        eos_id: The id that ends a turn.
+    """
+
+    texts: Sequence[str]
+    tokens: Sequence[Sequence[int]]
+    eos_id: int
+
+    @cached_property
+    def words(self) -> list[Sequence[int]]:
+        """The ids without EOS, which is no word of a response."""
+        return [row[:-1] if len(row) and row[-1] == self.eos_id else row for row in self.tokens]
+
+
+METRICS: dict[str, Callable[[Responses], float]] = {
+    "distinct_1": lambda said: distinct_n(said.words, 1),
+    "distinct_2": lambda said: distinct_n(said.words, 2),
+    "unique": lambda said: unique_share(said.texts),
+    "length": lambda said: mean_length(said.tokens),
+    "eos": lambda said: eos_share(said.tokens, said.eos_id),
+    "repeat": lambda said: repetition(said.words, 2),
+}
+"""Name -> function of `Responses` that `summarize` calls. It returns a finite float for any
+responses, also for none; docs/metrics.md defines each as `<agent>/eval/<name>`, and what it calls a
+share is in [0, 1]."""
+
+
 def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id: int) -> dict[str, float]:
     """The metrics that evaluations report, always with the same keys.
 
@@ -172,10 +211,7 @@ def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id:
         eos_id: The id that ends a turn; it counts in `length` and nowhere else.
 
     Returns:
-        `distinct_1`, `distinct_2`: `distinct_n` of the token ids. `unique`: `unique_share` of the
-        texts. `length`: mean tokens per response. `eos`: share of responses that ended by
-        themselves rather than at the token budget. `repeat`: `repetition` of token bigrams. All are
-        0 if there are no responses.
+        Each of `METRICS`, by its name.
 
     Raises:
         ConfigError: Not as many lists of ids as texts.
@@ -187,15 +223,8 @@ def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id:
         raise ConfigError(
             f"summarize got {len(responses)} texts and {len(tokens)} lists of ids; expected one list for each text."
         )
-    rows = [row[:-1] if len(row) and row[-1] == eos_id else row for row in tokens]
-    return {
-        "distinct_1": distinct_n(rows, 1),
-        "distinct_2": distinct_n(rows, 2),
-        "unique": unique_share(responses),
-        "length": mean_length(tokens),
-        "eos": eos_share(tokens, eos_id),
-        "repeat": repetition(rows, 2),
-    }
+    said = Responses(responses, tokens, eos_id)
+    return {name: metric(said) for name, metric in METRICS.items()}
 
 
 def _words(sequence: str | Sequence[int]) -> list[Any]:

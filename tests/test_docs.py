@@ -248,7 +248,8 @@ VARIETY: list[dict] = [
 def test_metrics_page_defines_every_tag_and_no_other(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from coevo_agents.runs.config import Config, apply
+    from coevo_agents.runs.config import Config
+    from coevo_agents.runs.settings import apply
     from coevo_agents.training.loop import Run
 
     base = {"iterations": 2, "batch_size": 4, "eval_prompts": 4, "eval_every": 1, "kl.mode": "loss", "group_size": 2}
@@ -348,14 +349,14 @@ def test_dependencies_page_gives_a_reason_for_each():
 
 
 def test_presets_of_the_docs_exist():
-    from coevo_agents.runs.config import PRESETS
+    from coevo_agents.runs.presets import PRESETS
 
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert set(re.findall(r"--preset ([\w-]+)", text)) == set(PRESETS) - {"default"}
 
 
 def test_settings_named_in_tables_exist():
-    from coevo_agents.runs.config import names
+    from coevo_agents.runs.settings import names
 
     text = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
     table = text[text.index("| question | settings |") :].split("\n\n")[0]

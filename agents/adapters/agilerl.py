@@ -49,8 +49,9 @@ class OneHotTextEnv(TextParallelEnv):
         self._one_hot = np.eye(words, dtype=np.float32)
         self.observation_spaces = dict.fromkeys(self.possible_agents, spaces.Box(0, 1, (length * words,), np.float32))
 
-    def _observations(self) -> dict[str, np.ndarray]:
-        return {agent: self._one_hot[tokens].reshape(-1) for agent, tokens in super()._observations().items()}
+    def observations(self) -> dict[str, np.ndarray]:
+        """What every agent sees now, as one-hot tokens."""
+        return {agent: self._one_hot[tokens].reshape(-1) for agent, tokens in super().observations().items()}
 
 
 def parallel_env(task: Any = "sentiment", **options: Any) -> OneHotTextEnv:

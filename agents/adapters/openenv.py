@@ -65,7 +65,7 @@ def _classes() -> tuple[Any, Any, Any]:
 
         def __init__(self, game: Any):
             super().__init__()
-            if game.game._strict:
+            if game.game.reports:
                 raise ConfigError(
                     f"KL mode {game.rules.kl.mode!r} with OpenEnv, whose clients report no log-probs. Use "
                     "kl='reference' or kl='off'."

@@ -34,10 +34,10 @@ from coevo_env.errors import ConfigError, NonFiniteError, unknown_name, whole
 from coevo_env.faces.build import agent_names
 from coevo_env.faces.face import check_render_mode
 from coevo_env.faces.token_game import TokenGame
-from coevo_env.game.kl import MIN_LOGPROB, Controller, shaping
+from coevo_env.game.kl import MIN_LOGPROB, Controller
 from coevo_env.game.reference import ReferencePolicy
 from coevo_env.game.rules import Rules
-from coevo_env.game.scoring import Scores, score
+from coevo_env.game.scoring import score
 from coevo_env.rng import uniforms
 
 from .sb3_policy import CursorActor, SB3Actor
@@ -225,7 +225,7 @@ class CoevoVecEnv(VecEnv):
             # played, so not None
             scores = score(self.rules, [self._games[row].episode for row in over])  # type: ignore[misc]
             for index, row in enumerate(over):
-                paid[row] += self._games[row].earn(scores, index, self._learner)
+                paid[row] += self._games[row].settle(scores.of(index))[self._learner]
         infos = [{**game.info(self._learner), "TimeLimit.truncated": False} for game in self._games]
         for row in over:
             infos[row]["terminal_observation"] = self._games[row].observation(self._learner)
@@ -354,46 +354,6 @@ class _Row(TokenGame):
     @property
     def current(self) -> Any:
         return self.episode.turn  # type: ignore[union-attr]
-
-    def push(self, token: int, ref: float | None) -> float:
-        """Plays a token of the learner, whose reference log-prob is `ref`; returns what KL shaping
-        pays for it."""
-        turn, reward = self.current, 0.0
-        if ref is not None:
-            reward = shaping(self._mode, self.betas[turn.agent], 0.0, ref)
-            self._records[turn.seat].refs.append(ref)
-            self._records[turn.seat].shaping.append(reward)
-        self._show(turn.seat, [token])
-        if self.episode.append(token):  # type: ignore[union-attr]
-            self._advance()
-        return reward
-
-    def take(self, tokens: list[int]) -> None:
-        """Plays a partner's whole turn; partners are not paid."""
-        seat = self.current.seat
-        self.episode.take(tokens)  # type: ignore[union-attr]
-        self._show(seat, tokens)
-        self._advance()
-
-    def earn(self, scores: Scores, row: int, agent: int) -> float:
-        """Takes the scores of its finished episode, `row` of a batch; returns the team reward of
-        `agent`."""
-        one = slice(row, row + 1)
-        self._publish(
-            Scores({name: values[one] for name, values in scores.terms.items()}, scores.task[one], scores.team[one])
-        )
-        return self._earned[self.seat_of[agent]]["team_reward"]
-
-    def _show(self, seat: int, tokens: list[int]) -> None:
-        size = self._sizes[seat]
-        self._rows[seat, size : size + len(tokens)] = tokens
-        self._sizes[seat] = size + len(tokens)
-
-    def _advance(self) -> None:
-        if self.episode.done:  # type: ignore[union-attr]
-            self.actor = -1
-        else:
-            self._begin_turn()
 
 
 class _RowView:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +37,19 @@ import numpy as np
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
-from coevo_env.lm.model import Generation, LanguageModel
+from coevo_env.lm.model import Generation
 
 from .learner import State
 from .policy import ActorCritic
 
-__all__ = ["BestOfN", "Choosing", "make"]
+__all__ = ["BestOfN", "Choosing"]
 
 
 class Choosing:
     """A policy that is played `draws` times for each turn, after which the best response counts
-    (see `coevo_agents.training.evaluate.play`)."""
+    (see `coevo_agents.training.play`)."""
 
     def __init__(self, policy: ActorCritic, draws: int):
-        if draws < 2:
-            raise ConfigError(
-                f"best_of={draws}; expected a whole number >= 2 (the best of one is the model itself: use "
-                "learner='frozen')."
-            )
         policy.valued = False
         self.policy, self.draws, self.lm = policy, draws, policy.lm
 
@@ -71,8 +67,27 @@ class Choosing:
 class BestOfN:
     """The learner, which does not learn."""
 
-    def __init__(self, policy: ActorCritic, draws: int):
-        self.policy = Choosing(policy, draws)
+    @dataclass(frozen=True)
+    class Settings:
+        """Settings of best-of-n.
+
+        Attributes:
+            n: Responses drawn for each turn.
+        """
+
+        n: int = 4
+
+        def __post_init__(self) -> None:
+            if self.n < 2:
+                raise ConfigError(
+                    f"n={self.n!r}; expected a whole number >= 2 (the best of one is the model itself: use "
+                    "learner='frozen')."
+                )
+
+    learns = False
+
+    def __init__(self, policy: ActorCritic, reference: Any, settings: Settings, sampling: Any, seed: int = 0):
+        self.policy = Choosing(policy, settings.n)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Does nothing; reports what was earned, and the most that choosing can cost in KL, nats
@@ -90,8 +105,3 @@ class BestOfN:
 
     def forget(self) -> None:
         """There is nothing to forget."""
-
-
-def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> BestOfN:
-    """Factory for the training loop."""
-    return BestOfN(policy, config.best_of)

@@ -11,22 +11,27 @@ Differs from the paper in:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from coevo_env.game.rollout import Rollout
-from coevo_env.game.sampling import Sampling
-from coevo_env.lm.model import LanguageModel
 
 from .learner import State
 from .policy import ActorCritic
 
-__all__ = ["Frozen", "make"]
+__all__ = ["Frozen"]
 
 
 class Frozen:
     """Plays with the weights it was given."""
 
-    def __init__(self, policy: ActorCritic):
+    @dataclass(frozen=True)
+    class Settings:
+        """There is nothing to set."""
+
+    learns = False
+
+    def __init__(self, policy: ActorCritic, reference: Any, settings: Settings, sampling: Any, seed: int = 0):
         policy.valued = False
         self.policy = policy
 
@@ -44,8 +49,3 @@ class Frozen:
 
     def forget(self) -> None:
         """There is nothing to forget."""
-
-
-def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> Frozen:
-    """Factory for the training loop."""
-    return Frozen(policy)

@@ -23,64 +23,7 @@ from coevo_env.rng import rng
 
 from .policy import ActorCritic, take
 
-__all__ = ["Batch", "GradientConfig", "GradientLearner", "Pass", "per_token"]
-
-
-@dataclass(frozen=True)
-class GradientConfig:
-    """Settings of an update by gradient steps.
-
-    Attributes:
-        learning_rate: Of Adam.
-        decay_updates: The learning rate falls linearly to 0 over this many updates; 0 keeps it
-            constant.
-        epochs: Passes over each rollout.
-        minibatch_size: Responses per optimiser step; 0 is the whole rollout.
-        micro_batch_size: Responses per forward pass; 0 is the whole minibatch. Changes memory, not
-            the result.
-        max_grad_norm: Gradient clipping; 0 switches it off.
-        target_kl: Stop the epochs of an update when the KL between old and new policy passes 1.5
-            times this; 0 switches it off.
-        recompute: "auto" (when the model is not float32), "always" or "never": whether old
-            log-probs and values are recomputed by a scoring pass instead of taken from sampling.
-        reuse_mib: MiB of results of linear layers that a turn may keep from sampling for the first
-            gradient step, which then need not compute them again; more than that is not kept. It
-            serves updates whose first step takes the whole rollout at once. 0 switches it off.
-    """
-
-    learning_rate: float = 3e-4
-    decay_updates: int = 0
-    epochs: int = 1
-    minibatch_size: int = 0
-    micro_batch_size: int = 0
-    max_grad_norm: float = 1.0
-    target_kl: float = 0.0
-    recompute: str = "auto"
-    reuse_mib: int = 1024
-
-    ranges: ClassVar[dict[str, float]] = {
-        "learning_rate": 1e9,
-        "max_grad_norm": 1e9,
-        "target_kl": 1e9,
-        "decay_updates": 1e9,
-        "reuse_mib": 2**40,
-    }
-    """The largest value of each setting that is a number >= 0."""
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__.removesuffix("Config").lower()
-        for key, high in self.ranges.items():
-            value = getattr(self, key)
-            if not 0 <= value <= high:
-                raise ConfigError(f"{name}.{key}={value!r}; expected a number from 0 to {high:g}.")
-        if self.epochs < 1 or self.minibatch_size < 0 or self.micro_batch_size < 0:
-            raise ConfigError(
-                f"{name}.epochs={self.epochs}, minibatch_size={self.minibatch_size}, "
-                f"micro_batch_size={self.micro_batch_size}; expected "
-                "epochs >= 1 and sizes >= 0 (0 is the whole batch)."
-            )
-        if self.recompute not in ("auto", "always", "never"):
-            raise ConfigError(f"{name}.recompute={self.recompute!r}; expected 'auto', 'always' or 'never'.")
+__all__ = ["Batch", "GradientLearner", "Pass", "per_token"]
 
 
 @dataclass(frozen=True)
@@ -134,12 +77,13 @@ class GradientLearner(ABC):
 
     Args:
         policy: What to train.
-        config: Settings.
-        seed: Seed of the minibatch order.
+        reference: The initial model. Rollouts whose KL is left to the loss (`Rollout.kl_in_loss`)
+            need it: the exact KL over the vocabulary, times the rollout's beta, is then added to
+            the loss and differentiated.
+        settings: A `Settings` of the class.
         sampling: Warp under which the policy samples; new log-probs are computed under the same
             one.
-        reference: For the KL mode "loss": the policy to stay close to; the exact KL over the
-            vocabulary, times the rollout's beta, is then added to the loss and differentiated.
+        seed: Seed of the minibatch order.
 
     Attributes:
         parameters: The tensors that learn, by name.
@@ -151,6 +95,67 @@ class GradientLearner(ABC):
             the new policy. Or a critic has nothing to read.
     """
 
+    @dataclass(frozen=True)
+    class Settings:
+        """Settings of an update by gradient steps.
+
+        Attributes:
+            learning_rate: Of Adam.
+            decay_updates: The learning rate falls linearly to 0 over this many updates; 0 keeps it
+                constant.
+            epochs: Passes over each rollout.
+            minibatch_size: Responses per optimiser step; 0 is the whole rollout.
+            micro_batch_size: Responses per forward pass; 0 is the whole minibatch. Changes memory,
+                not the result.
+            max_grad_norm: Gradient clipping; 0 switches it off.
+            target_kl: Stop the epochs of an update when the KL between old and new policy passes
+                1.5 times this; 0 switches it off.
+            recompute: "auto" (when the model is not float32), "always" or "never": whether old
+                log-probs and values are recomputed by a scoring pass instead of taken from
+                sampling.
+            reuse_mib: MiB of results of linear layers that a turn may keep from sampling for the
+                first gradient step, which then need not compute them again; more than that is not
+                kept. It serves updates whose first step takes the whole rollout at once. 0 switches
+                it off.
+        """
+
+        learning_rate: float = 3e-4
+        decay_updates: int = 0
+        epochs: int = 1
+        minibatch_size: int = 0
+        micro_batch_size: int = 0
+        max_grad_norm: float = 1.0
+        target_kl: float = 0.0
+        recompute: str = "auto"
+        reuse_mib: int = 1024
+
+        ranges: ClassVar[dict[str, float]] = {
+            "learning_rate": 1e9,
+            "max_grad_norm": 1e9,
+            "target_kl": 1e9,
+            "decay_updates": 1e9,
+            "reuse_mib": 2**40,
+        }
+        """The largest value of each setting that is a number >= 0."""
+
+        def __post_init__(self) -> None:
+            for key, high in self.ranges.items():
+                value = getattr(self, key)
+                if not 0 <= value <= high:
+                    raise ConfigError(f"{key}={value!r}; expected a number from 0 to {high:g}.")
+            if self.epochs < 1 or self.minibatch_size < 0 or self.micro_batch_size < 0:
+                raise ConfigError(
+                    f"epochs={self.epochs}, minibatch_size={self.minibatch_size}, "
+                    f"micro_batch_size={self.micro_batch_size}; expected "
+                    "epochs >= 1 and sizes >= 0 (0 is the whole batch)."
+                )
+            if self.recompute not in ("auto", "always", "never"):
+                raise ConfigError(f"recompute={self.recompute!r}; expected 'auto', 'always' or 'never'.")
+
+    learns = True
+    """Whether updates change the policy."""
+    compares = False
+    """Whether it compares responses to one prompt, and so needs a `group_size` of at least 2."""
     critic = False
     """Whether the learner uses the policy's value head."""
     ratio = True
@@ -159,11 +164,10 @@ class GradientLearner(ABC):
     def __init__(
         self,
         policy: ActorCritic,
-        config: Any,
-        *,
-        seed: int = 0,
+        reference: LanguageModel | None,
+        settings: Any,
         sampling: Sampling,
-        reference: LanguageModel | None = None,
+        seed: int = 0,
     ):
         if sampling.truncates or sampling.temperature == 0:
             raise ConfigError(
@@ -175,14 +179,24 @@ class GradientLearner(ABC):
             )
         if self.critic:
             policy.check_critic(self.name)
-        self.policy, self.config, self.seed, self.sampling, self.reference = policy, config, seed, sampling, reference
+        self.policy, self.reference, self.settings, self.sampling, self.seed = (
+            policy,
+            reference,
+            settings,
+            sampling,
+            seed,
+        )
         policy.valued = self.critic
         self.parameters = self.trainable()
-        self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=config.learning_rate, eps=1e-8, fused=True)
+        self.optimizer = torch.optim.Adam(
+            list(self.parameters.values()), lr=settings.learning_rate, eps=1e-8, fused=True
+        )
         self.updates = 0
         self.inspection: dict[str, np.ndarray] = {}
         self._fresh, self._mismatch = False, 0.0
-        policy.tape_bytes = config.reuse_mib * 2**20 if config.minibatch_size == config.micro_batch_size == 0 else 0
+        policy.tape_bytes = (
+            settings.reuse_mib * 2**20 if settings.minibatch_size == settings.micro_batch_size == 0 else 0
+        )
 
     # ---------------------------------------------------------------- what an algorithm says
     @property
@@ -207,29 +221,29 @@ class GradientLearner(ABC):
     # ---------------------------------------------------------------- learning
     def update(self, rollout: Rollout) -> dict[str, float]:
         """See `coevo_agents.learners.learner.Learner.update`."""
-        config, size = self.config, len(rollout)
-        step = config.minibatch_size or size
+        settings, size = self.settings, len(rollout)
+        step = settings.minibatch_size or size
         if size % step:
             raise ConfigError(
                 f"a rollout of {size} responses does not divide into minibatches of {step}; choose a divisor of {size}."
             )
         batch, metrics = self.prepare(rollout)
         self.inspection = {"advantages": batch.advantages}
-        rate = config.learning_rate
-        if config.decay_updates:
-            rate *= max(0.0, 1.0 - self.updates / config.decay_updates)
+        rate = settings.learning_rate
+        if settings.decay_updates:
+            rate *= max(0.0, 1.0 - self.updates / settings.decay_updates)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         totals: dict[str, list[float]] = {}
         steps, stopped = 0, False
-        for epoch in range(config.epochs):
+        for epoch in range(settings.epochs):
             order = self._order(rollout, epoch)
             for start in range(0, size, step):
                 stats = self._step(batch, order[start : start + step])
                 steps += 1
                 for name, value in stats.items():
                     totals.setdefault(name, []).append(value)
-                stopped = config.target_kl > 0 and stats["approx_kl"] > 1.5 * config.target_kl
+                stopped = settings.target_kl > 0 and stats["approx_kl"] > 1.5 * settings.target_kl
                 if stopped:
                     break
             if stopped:
@@ -278,10 +292,12 @@ class GradientLearner(ABC):
         critic's values are missing. An update of a single step needs no pass of its own for that:
         the policy that samples is the one that learns, see `old_logprobs`.
         """
-        config, dtype = self.config, self.policy.lm.head.weight.dtype
-        again = self.ratio and (config.recompute == "always" or (config.recompute == "auto" and dtype != torch.float32))
+        settings, dtype = self.settings, self.policy.lm.head.weight.dtype
+        again = self.ratio and (
+            settings.recompute == "always" or (settings.recompute == "auto" and dtype != torch.float32)
+        )
         known = rollout.values is not None or not self.critic
-        self._fresh = again and known and config.epochs == 1 and config.minibatch_size in (0, len(rollout))
+        self._fresh = again and known and settings.epochs == 1 and settings.minibatch_size in (0, len(rollout))
         self._mismatch = 0.0
         if known and (self._fresh or not again):
             return rollout.logprobs, rollout.values, 0.0
@@ -314,8 +330,10 @@ class GradientLearner(ABC):
     def reference_hidden(self, rollout: Rollout) -> torch.Tensor | None:
         """What `hidden_states` of the reference policy are at every token, (B, T, H), once per
         update; None when KL is not in the loss."""
-        if self.reference is None:
+        if not rollout.kl_in_loss:
             return None
+        if self.reference is None:
+            raise ConfigError(f"{self.name} has no reference policy, and the KL of this rollout is left to its loss.")
         with torch.no_grad():
             hidden, _, _ = self.reference.hidden_states(rollout.contexts, rollout.tokens, rollout.lengths)
             states = hidden.new_zeros(*rollout.tokens.shape, hidden.shape[-1])
@@ -324,7 +342,7 @@ class GradientLearner(ABC):
 
     def slices(self, size: int) -> list[np.ndarray]:
         """Row numbers 0..size in micro-batches."""
-        step = self.config.micro_batch_size or size
+        step = self.settings.micro_batch_size or size
         return [np.arange(start, min(start + step, size)) for start in range(0, size, step)]
 
     def _order(self, rollout: Rollout, epoch: int) -> np.ndarray:
@@ -337,7 +355,7 @@ class GradientLearner(ABC):
 
     def _step(self, batch: Batch, rows: np.ndarray) -> dict[str, float]:
         """One optimiser step on some rows."""
-        size = self.config.micro_batch_size or len(rows)
+        size = self.settings.micro_batch_size or len(rows)
         tokens = int(batch.rollout.lengths[rows].sum())
         stats: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
@@ -356,7 +374,7 @@ class GradientLearner(ABC):
                 stats[name] = (
                     max(stats.get(name, -np.inf), value) if name.endswith("_max") else stats.get(name, 0.0) + value
                 )
-        limit = self.config.max_grad_norm or float("inf")
+        limit = self.settings.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
         if not torch.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)

@@ -32,65 +32,62 @@ Differs from the paper in:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
-from coevo_env.game.sampling import Sampling
-from coevo_env.lm.model import LanguageModel
 
-from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .gradient import Batch, GradientLearner, per_token
 from .objectives import CELLS, cells, clipped_policy_loss, normalized
-from .policy import ActorCritic
 
-__all__ = ["GRPO", "GRPOConfig", "make"]
+__all__ = ["GRPO"]
 
 SCALES = ("cell", "batch", "none")
 
 
-@dataclass(frozen=True)
-class GRPOConfig(GradientConfig):
-    """Settings of GRPO. Those of `GradientConfig`, and:
-
-    Attributes:
-        clip: Range of the probability ratio.
-        over: Which responses to a prompt are compared: "prompt", "agent", "role" or "agent+role";
-            see `coevo_agents.learners.objectives.cells`.
-        scale: What centred returns are divided by: the standard deviation of their "cell" (GRPO) or
-            of the "batch", or "none" (Dr. GRPO).
-        average: "token" weighs all tokens of a minibatch alike; "response" averages within each
-            response first, then over responses (GRPO).
-    """
-
-    clip: float = 0.2
-    over: str = "agent+role"
-    scale: str = "cell"
-    average: str = "token"
-
-    ranges: ClassVar[dict[str, float]] = {**GradientConfig.ranges, "clip": 1}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, options in (("over", CELLS), ("scale", SCALES), ("average", ("token", "response"))):
-            if getattr(self, name) not in options:
-                raise ConfigError(f"grpo.{name}={getattr(self, name)!r}; expected one of {', '.join(options)}.")
-
-
 class GRPO(GradientLearner):
-    """The learner; arguments as in `GradientLearner`. It needs `group_size` >= 2 responses to each
-    prompt."""
+    """The learner; arguments as in `GradientLearner`. It compares responses to one prompt."""
+
+    @dataclass(frozen=True)
+    class Settings(GradientLearner.Settings):
+        """Settings of GRPO. Those of `GradientLearner.Settings`, and:
+
+        Attributes:
+            clip: Range of the probability ratio.
+            over: Which responses to a prompt are compared: "prompt", "agent", "role" or
+                "agent+role"; see `coevo_agents.learners.objectives.cells`.
+            scale: What centred returns are divided by: the standard deviation of their "cell"
+                (GRPO) or of the "batch", or "none" (Dr. GRPO).
+            average: "token" weighs all tokens of a minibatch alike; "response" averages within each
+                response first, then over responses (GRPO).
+        """
+
+        clip: float = 0.2
+        over: str = "agent+role"
+        scale: str = "cell"
+        average: str = "token"
+
+        ranges: ClassVar[dict[str, float]] = {**GradientLearner.Settings.ranges, "clip": 1}
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name, options in (("over", CELLS), ("scale", SCALES), ("average", ("token", "response"))):
+                if getattr(self, name) not in options:
+                    raise ConfigError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(options)}.")
+
+    compares = True
 
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Every token of a response has the advantage of the response within its group."""
         logprobs, _, mismatch = self.behaviour(rollout)
-        cell = cells(rollout, self.config.over)
-        advantage, factor = normalized(rollout.returns, cell, self.config.scale)  # (B,)
+        cell = cells(rollout, self.settings.over)
+        advantage, factor = normalized(rollout.returns, cell, self.settings.scale)  # (B,)
         _, inverse = normalized(rollout.returns, cell, "cell")  # 0 in a cell without one
         if (
-            self.config.average == "response"
+            self.settings.average == "response"
         ):  # the mean length keeps advantages in their units; `loss` takes it out again
             share = rollout.lengths.mean() / rollout.lengths
             advantage, factor = advantage * share, factor * share
@@ -108,21 +105,10 @@ class GRPO(GradientLearner):
         minibatch."""
         seen = self.forward(batch, rows)
         policy, stats = clipped_policy_loss(
-            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), self.config.clip
+            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), self.settings.clip
         )
         kl, kl_part = self.kl_loss(batch, rows, seen)
         divisor = float(tokens)
-        if self.config.average == "response":  # the tokens of a minibatch would be another mean length in each
-            divisor = (self.config.minibatch_size or len(batch.rollout)) * float(batch.rollout.lengths.mean())
+        if self.settings.average == "response":  # the tokens of a minibatch would be another mean length in each
+            divisor = (self.settings.minibatch_size or len(batch.rollout)) * float(batch.rollout.lengths.mean())
         return (policy + kl) / divisor, {"loss/policy": policy / divisor, **per_token({**kl_part, **stats}, tokens)}
-
-
-def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> GRPO:
-    """Factory for the training loop."""
-    if config.group_size < 2:
-        raise ConfigError(
-            f"group_size={config.group_size} with GRPO, which compares responses to one prompt; expected at least 2."
-        )
-    return GRPO(
-        policy, config.grpo, seed=seed, sampling=sampling, reference=reference if config.kl.mode == "loss" else None
-    )

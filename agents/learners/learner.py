@@ -9,23 +9,38 @@ learners that want to know.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from coevo_env.errors import CoevoError, ConfigError, unknown_name
-from coevo_env.game.rollout import Rollout
-from coevo_env.game.sampling import Sampling
-from coevo_env.lm.model import Generation
-from coevo_env.testing.learners import lacking
 
-__all__ = ["LEARNERS", "Actor", "Learner", "LearnerError", "Policy", "State", "checked", "find_learner", "promised"]
+if TYPE_CHECKING:
+    import torch
+
+    from coevo_env.game.rollout import Rollout
+    from coevo_env.game.sampling import Sampling
+    from coevo_env.lm.model import Generation
+
+__all__ = [
+    "LEARNERS",
+    "Actor",
+    "Learner",
+    "LearnerError",
+    "Policy",
+    "State",
+    "checked",
+    "find_learner",
+    "learner_name",
+    "promised",
+    "settings_class",
+]
 
 
 class LearnerError(CoevoError):
@@ -55,7 +70,11 @@ class Policy(Actor, Protocol):
 
 
 class Learner(Protocol):
-    """An algorithm with its weights.
+    """An algorithm with its weights, made from `(policy, reference, settings, sampling, seed)`.
+
+    A class may have `Settings`, a frozen dataclass whose fields are its settings; `learns = False`
+    if its updates change nothing; and `compares = True` if it compares responses to one prompt, and
+    so needs a `group_size` of at least 2.
 
     Attributes:
         policy: What acts.
@@ -80,47 +99,80 @@ class Learner(Protocol):
 
 
 LEARNERS = {
-    "ppo": "coevo_agents.learners.ppo:make",
-    "reinforce": "coevo_agents.learners.reinforce:make",
-    "rloo": "coevo_agents.learners.rloo:make",
-    "grpo": "coevo_agents.learners.grpo:make",
-    "mappo": "coevo_agents.learners.mappo:make",
-    "best_of_n": "coevo_agents.learners.best_of_n:make",
-    "frozen": "coevo_agents.learners.frozen:make",
+    "ppo": "coevo_agents.learners.ppo:PPO",
+    "reinforce": "coevo_agents.learners.reinforce:Reinforce",
+    "rloo": "coevo_agents.learners.rloo:RLOO",
+    "grpo": "coevo_agents.learners.grpo:GRPO",
+    "mappo": "coevo_agents.learners.mappo:MAPPO",
+    "best_of_n": "coevo_agents.learners.best_of_n:BestOfN",
+    "frozen": "coevo_agents.learners.frozen:Frozen",
 }
-"""Name -> factory `(policy: ActorCritic, reference: LanguageModel, config: Config, sampling:
-Sampling, seed: int) -> Learner`. A class whose constructor takes these five is a factory too."""
+"""Name -> class with one constructor `(policy: ActorCritic, reference: LanguageModel, settings:
+Settings, sampling: Sampling, seed: int)`, where `Settings` is the frozen dataclass of that name in
+the class. A class of one's own is made in the same way."""
 
-ARGUMENTS = ("policy", "reference", "config", "sampling", "seed")
-"""What a factory is called with, by position."""
+ARGUMENTS = ("policy", "reference", "settings", "sampling", "seed")
+"""What a learner is made from, by position."""
+
+
+def learner_name(spec: str) -> str:
+    """The short name of a learner of ours that was given as "module:Class"; anything else as it is.
+
+    >>> learner_name("coevo_agents.learners.ppo:PPO"), learner_name("mine:Learner")
+    ('ppo', 'mine:Learner')
+    """
+    return next((name for name, target in LEARNERS.items() if target == spec), spec)
 
 
 def find_learner(spec: str) -> Callable[..., Any]:
-    """The factory that a name or `"package.module:Class"` (or `":function"`) stands for.
+    """The class that a name or `"package.module:Class"` stands for.
 
     Raises:
-        ConfigError: There is none of that name, or it does not take the five arguments.
+        ConfigError: There is none of that name, or it is not made from the five arguments.
     """
     target = LEARNERS.get(spec, spec)
     module, _, attribute = target.partition(":")
     if not attribute:
         raise unknown_name("learner", spec, [*LEARNERS, "package.module:Class"])
     try:
-        factory = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a module of the user's can fail in any way
         raise ConfigError(
             f"learner {spec!r} could not be imported: {type(error).__name__}: {error}. Expected 'package.module:Class'."
         ) from error
+    wanted = f"Expected a class whose constructor takes these five: ({', '.join(ARGUMENTS)})."
     try:
-        inspect.signature(factory).bind(*ARGUMENTS)
+        signature = inspect.signature(found)
+        signature.bind(*ARGUMENTS)
     except TypeError as error:
-        raise ConfigError(
-            f"learner {spec!r} cannot be made from {', '.join(ARGUMENTS)}: {error}. Expected a class or function that "
-            "takes these five arguments."
-        ) from error
+        raise ConfigError(f"learner {spec!r} cannot be made: {error}. {wanted}") from error
     except ValueError:  # what is written in C need not say what it takes
-        pass
-    return factory
+        return found
+    if list(signature.parameters)[2:3] == ["config"]:  # as in 0.1: it would find none of the settings it looks for
+        raise ConfigError(
+            f"learner {spec!r} takes `config`, every setting of the run; since 0.2 it is given `settings`, those of "
+            "its own "
+            f"class `Settings`, a frozen dataclass (docs/add_a_learner.md). {wanted}"
+        )
+    return found
+
+
+def settings_class(spec: str) -> type:
+    """The class `Settings` of a learner: a frozen dataclass, without fields where there is nothing
+    to set.
+
+    Raises:
+        ConfigError: There is no such learner, or its `Settings` is no dataclass.
+    """
+    settings = getattr(find_learner(spec), "Settings", NoSettings)
+    if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
+        raise ConfigError(f"learner {spec!r}: its `Settings` is {settings!r}; expected a frozen dataclass.")
+    return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Settings of a learner that has none."""
 
 
 def promised(spec: str, learner: Any) -> Any:
@@ -129,6 +181,8 @@ def promised(spec: str, learner: Any) -> Any:
     Raises:
         LearnerError: It lacks a method or a policy that generates.
     """
+    from coevo_env.testing.learners import lacking
+
     if missing := lacking(learner):
         raise LearnerError(
             f"learner {spec!r}, a {type(learner).__name__}, has no {' and no '.join(missing)}; see "

@@ -28,7 +28,7 @@ Differs from the paper in:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,64 +37,62 @@ from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
 
-from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .gradient import Batch, GradientLearner, per_token
 from .objectives import clipped_policy_loss, clipped_value_loss, gae, whiten
 from .policy import ActorCritic, spare
 
-__all__ = ["MAPPO", "MAPPOConfig", "make"]
-
-
-@dataclass(frozen=True)
-class MAPPOConfig(GradientConfig):
-    """Settings of MAPPO. Those of `GradientConfig`, and:
-
-    Attributes:
-        gamma, gae_lambda: Discount per token, and lambda of GAE.
-        clip: Range of the probability ratio.
-        value_clip: Range in which the value may move in one update; 0 switches it off.
-        value_coef: Weight of the value loss.
-        whiten: Whether advantages are given zero mean and unit variance over the tokens of the
-            rollout.
-    """
-
-    epochs: int = 4
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    value_clip: float = 0.2
-    value_coef: float = 0.5
-    whiten: bool = True
-
-    ranges: ClassVar[dict[str, float]] = {
-        **GradientConfig.ranges,
-        "gamma": 1,
-        "gae_lambda": 1,
-        "clip": 1,
-        "value_clip": 1e9,
-        "value_coef": 1e9,
-    }
+__all__ = ["MAPPO"]
 
 
 class MAPPO(GradientLearner):
-    """The learner; arguments as in `GradientLearner`, and:
+    """The learner; arguments as in `GradientLearner`, with a reference: the critic starts as it.
 
-    Args:
+    Attributes:
         centre: The critic: a language model with a value head that nobody else trains.
     """
+
+    @dataclass(frozen=True)
+    class Settings(GradientLearner.Settings):
+        """Settings of MAPPO. Those of `GradientLearner.Settings`, and:
+
+        Attributes:
+            gamma, gae_lambda: Discount per token, and lambda of GAE.
+            clip: Range of the probability ratio.
+            value_clip: Range in which the value may move in one update; 0 switches it off.
+            value_coef: Weight of the value loss.
+            whiten: Whether advantages are given zero mean and unit variance over the tokens of the
+                rollout.
+        """
+
+        epochs: int = 4
+        gamma: float = 1.0
+        gae_lambda: float = 0.95
+        clip: float = 0.2
+        value_clip: float = 0.2
+        value_coef: float = 0.5
+        whiten: bool = True
+
+        ranges: ClassVar[dict[str, float]] = {
+            **GradientLearner.Settings.ranges,
+            "gamma": 1,
+            "gae_lambda": 1,
+            "clip": 1,
+            "value_clip": 1e9,
+            "value_coef": 1e9,
+        }
 
     def __init__(
         self,
         policy: ActorCritic,
-        centre: ActorCritic,
-        config: MAPPOConfig,
-        *,
-        seed: int = 0,
+        reference: LanguageModel | None,
+        settings: Settings,
         sampling: Sampling,
-        reference: LanguageModel | None = None,
+        seed: int = 0,
     ):
-        centre.check_critic(self.name)
-        self.centre = centre
-        super().__init__(policy, config, seed=seed, sampling=sampling, reference=reference)
+        assert reference is not None, "the critic starts as the reference"
+        self.centre = spare(policy, reference, seed, "critic")
+        self.centre.check_critic(self.name)
+        super().__init__(policy, reference, settings, sampling, seed)
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The policy's tensors, and the critic's under "critic."."""
@@ -107,7 +105,7 @@ class MAPPO(GradientLearner):
 
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Advantages over the critic's values, and targets for it."""
-        config, mask = self.config, rollout.mask
+        settings, mask = self.settings, rollout.mask
         logprobs, _, mismatch = self.behaviour(rollout)
         values = np.zeros(rollout.tokens.shape)
         for rows in self.slices(len(rollout)):
@@ -115,10 +113,10 @@ class MAPPO(GradientLearner):
             part[rows] = mask[rows]
             with torch.no_grad():
                 values[part] = self.values(rollout, rows).double().cpu().numpy()
-        advantages = gae(rollout.rewards, values, rollout.lengths, config.gamma, config.gae_lambda)
+        advantages = gae(rollout.rewards, values, rollout.lengths, settings.gamma, settings.gae_lambda)
         returns = advantages + values
         scale = 1.0
-        if config.whiten:
+        if settings.whiten:
             advantages, scale = whiten(advantages, mask)
         variance = returns[mask].var()
         metrics = {
@@ -145,27 +143,14 @@ class MAPPO(GradientLearner):
     def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The policy and value losses of some rows, as a sum over their tokens divided by `tokens`,
         with their parts."""
-        config = self.config
+        settings = self.settings
         assert batch.values is not None and batch.returns is not None
         seen = self.forward(batch, rows)
         policy, stats = clipped_policy_loss(
-            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), config.clip
+            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), settings.clip
         )
         now = self.values(batch.rollout, rows)
-        value = clipped_value_loss(now, seen.select(batch.values), seen.select(batch.returns), config.value_clip)
+        value = clipped_value_loss(now, seen.select(batch.values), seen.select(batch.returns), settings.value_clip)
         kl, kl_part = self.kl_loss(batch, rows, seen)
-        loss = (policy + config.value_coef * value + kl) / tokens
+        loss = (policy + settings.value_coef * value + kl) / tokens
         return loss, per_token({"loss/policy": policy, "loss/value": value, **kl_part, **stats}, tokens)
-
-
-def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> MAPPO:
-    """Factory for the training loop: the critic starts as the reference policy."""
-    centre = spare(policy, reference, seed, "critic")
-    return MAPPO(
-        policy,
-        centre,
-        config.mappo,
-        seed=seed,
-        sampling=sampling,
-        reference=reference if config.kl.mode == "loss" else None,
-    )

@@ -35,75 +35,74 @@ from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
 
-from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .gradient import Batch, GradientLearner, per_token
 from .objectives import clipped_policy_loss, clipped_value_loss, gae, whiten
 from .policy import ActorCritic
 
-__all__ = ["PPO", "PPOConfig", "make"]
-
-
-@dataclass(frozen=True)
-class PPOConfig(GradientConfig):
-    """Settings of PPO. Defaults are the paper's where it names one. Those of `GradientConfig`, and:
-
-    Attributes:
-        gamma, gae_lambda: Discount per token, and lambda of GAE.
-        clip: Range of the probability ratio.
-        value_clip: Range in which the value may move in one update; 0 switches it off.
-        value_coef: Weight of the value loss.
-        whiten: Whether advantages are given zero mean and unit variance over the tokens of the
-            rollout.
-        normalize_reward: Divide the team reward by a running standard deviation, kept per agent.
-    """
-
-    learning_rate: float = 1.41e-5
-    epochs: int = 4
-    gamma: float = 1.0
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    value_clip: float = 0.2
-    value_coef: float = 0.1
-    whiten: bool = True
-    normalize_reward: bool = False
-
-    ranges: ClassVar[dict[str, float]] = {
-        **GradientConfig.ranges,
-        "gamma": 1,
-        "gae_lambda": 1,
-        "clip": 1,
-        "value_clip": 1e9,
-        "value_coef": 1e9,
-    }
+__all__ = ["PPO"]
 
 
 class PPO(GradientLearner):
     """The learner; arguments as in `GradientLearner`."""
+
+    @dataclass(frozen=True)
+    class Settings(GradientLearner.Settings):
+        """Settings of PPO. Defaults are the paper's where it names one, but for the learning rate,
+        which fits small models. Those of `GradientLearner.Settings`, and:
+
+        Attributes:
+            gamma, gae_lambda: Discount per token, and lambda of GAE.
+            clip: Range of the probability ratio.
+            value_clip: Range in which the value may move in one update; 0 switches it off.
+            value_coef: Weight of the value loss.
+            whiten: Whether advantages are given zero mean and unit variance over the tokens of the
+                rollout.
+            normalize_reward: Divide the team reward by a running standard deviation, kept per
+                agent.
+        """
+
+        epochs: int = 4
+        gamma: float = 1.0
+        gae_lambda: float = 0.95
+        clip: float = 0.2
+        value_clip: float = 0.2
+        value_coef: float = 0.1
+        whiten: bool = True
+        normalize_reward: bool = False
+
+        ranges: ClassVar[dict[str, float]] = {
+            **GradientLearner.Settings.ranges,
+            "gamma": 1,
+            "gae_lambda": 1,
+            "clip": 1,
+            "value_clip": 1e9,
+            "value_coef": 1e9,
+        }
 
     critic = True
 
     def __init__(
         self,
         policy: ActorCritic,
-        config: PPOConfig,
-        *,
-        seed: int = 0,
+        reference: LanguageModel | None,
+        settings: Settings,
         sampling: Sampling,
-        reference: LanguageModel | None = None,
+        seed: int = 0,
     ):
-        super().__init__(policy, config, seed=seed, sampling=sampling, reference=reference)
+        super().__init__(policy, reference, settings, sampling, seed)
         self.moments = np.zeros(3)  # count, mean, sum of squared deviations of the team reward
 
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Advantages, and targets for the value head."""
-        config, mask = self.config, rollout.mask
+        settings, mask = self.settings, rollout.mask
         logprobs, values, mismatch = self.behaviour(rollout)
         assert values is not None
         rewards = rollout.shaping.copy()
         rewards[np.arange(len(rollout)), rollout.lengths - 1] += self._normalized(rollout.team_reward)
-        advantages = gae(rewards, values, rollout.lengths, config.gamma, config.gae_lambda)
+        advantages = gae(rewards, values, rollout.lengths, settings.gamma, settings.gae_lambda)
         returns = advantages + values
         scale = 1.0
-        if config.whiten:
+        if settings.whiten:
             advantages, scale = whiten(advantages, mask)
         advantages = rollout.weighted(advantages)
         variance = returns[mask].var()
@@ -118,23 +117,23 @@ class PPO(GradientLearner):
     def loss(self, batch: Batch, rows: np.ndarray, tokens: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The PPO loss of some rows, as a sum over their tokens divided by `tokens`, with its
         parts."""
-        config = self.config
+        settings = self.settings
         assert batch.values is not None and batch.returns is not None
         seen = self.forward(batch, rows)
         policy, stats = clipped_policy_loss(
-            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), config.clip
+            seen.logprobs, self.old_logprobs(batch, seen), seen.select(batch.advantages), settings.clip
         )
         value = clipped_value_loss(
-            self.policy.values(seen.hidden), seen.select(batch.values), seen.select(batch.returns), config.value_clip
+            self.policy.values(seen.hidden), seen.select(batch.values), seen.select(batch.returns), settings.value_clip
         )
         kl, kl_part = self.kl_loss(batch, rows, seen)
-        loss = (policy + config.value_coef * value + kl) / tokens
+        loss = (policy + settings.value_coef * value + kl) / tokens
         return loss, per_token({"loss/policy": policy, "loss/value": value, **kl_part, **stats}, tokens)
 
     def _normalized(self, reward: np.ndarray) -> np.ndarray:
         """The team reward over its running standard deviation (Chan et al. 1979), or as it is, also
         while there is none."""
-        if not self.config.normalize_reward:
+        if not self.settings.normalize_reward:
             return reward
         count, mean, squares = self.moments
         total, delta = count + len(reward), reward.mean() - mean
@@ -157,11 +156,3 @@ class PPO(GradientLearner):
         """Restores `state_dict` bit for bit."""
         super().load_state_dict(state)
         self.moments = state["moments"].cpu().numpy().copy()
-
-
-def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> PPO:
-    """Factory for the training loop: KL goes into the loss when the environment measures it but
-    does not pay it."""
-    return PPO(
-        policy, config.ppo, seed=seed, sampling=sampling, reference=reference if config.kl.mode == "loss" else None
-    )

@@ -32,40 +32,11 @@ from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
 
-from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .gradient import Batch, GradientLearner, per_token
 from .objectives import returns_to_go
 from .policy import ActorCritic
 
-__all__ = ["Reinforce", "ReinforceConfig", "make"]
-
-
-@dataclass(frozen=True)
-class ReinforceConfig(GradientConfig):
-    """Settings of REINFORCE. Those of `GradientConfig`, and:
-
-    Attributes:
-        gamma: Discount per token.
-        baseline: Share of the old value that the baseline keeps in each update: it is a moving
-            average of the mean return at each position. 1 keeps it at 0: no baseline.
-    """
-
-    gamma: float = 1.0
-    baseline: float = 0.9
-
-    ranges: ClassVar[dict[str, float]] = {**GradientConfig.ranges, "gamma": 1, "baseline": 1}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epochs != 1:
-            raise ConfigError(
-                f"reinforce.epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO "
-                "have."
-            )
-        if self.target_kl:
-            raise ConfigError(
-                f"reinforce.target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave "
-                "out."
-            )
+__all__ = ["Reinforce"]
 
 
 class Reinforce(GradientLearner):
@@ -77,24 +48,49 @@ class Reinforce(GradientLearner):
             makes too).
     """
 
+    @dataclass(frozen=True)
+    class Settings(GradientLearner.Settings):
+        """Settings of REINFORCE. Those of `GradientLearner.Settings`, and:
+
+        Attributes:
+            gamma: Discount per token.
+            baseline: Share of the old value that the baseline keeps in each update: it is a moving
+                average of the mean return at each position. 1 keeps it at 0: no baseline.
+        """
+
+        gamma: float = 1.0
+        baseline: float = 0.9
+
+        ranges: ClassVar[dict[str, float]] = {**GradientLearner.Settings.ranges, "gamma": 1, "baseline": 1}
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.epochs != 1:
+                raise ConfigError(
+                    f"epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO have."
+                )
+            if self.target_kl:
+                raise ConfigError(
+                    f"target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave out."
+                )
+
     ratio = False
 
     def __init__(
         self,
         policy: ActorCritic,
-        config: ReinforceConfig,
-        *,
-        seed: int = 0,
+        reference: LanguageModel | None,
+        settings: Settings,
         sampling: Sampling,
-        reference: LanguageModel | None = None,
+        seed: int = 0,
     ):
-        super().__init__(policy, config, seed=seed, sampling=sampling, reference=reference)
+        super().__init__(policy, reference, settings, sampling, seed)
         self.usual, self.seen = np.zeros(0), np.zeros(0)
 
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """The weight of a token is the return from it on, minus the usual one."""
         logprobs, _, mismatch = self.behaviour(rollout)
-        returns = returns_to_go(rollout.rewards, self.config.gamma)  # (B, T)
+        returns = returns_to_go(rollout.rewards, self.settings.gamma)  # (B, T)
         baseline = self._expected(rollout.tokens.shape[1])
         advantages = np.where(rollout.mask, returns - baseline, 0.0)
         self._remember(returns, rollout.mask)
@@ -125,7 +121,7 @@ class Reinforce(GradientLearner):
     def _remember(self, returns: np.ndarray, mask: np.ndarray) -> None:
         """Moves the averages after use, so that a baseline never depends on the tokens that it is
         subtracted from."""
-        keep, reached = self.config.baseline, np.nonzero(mask.any(0))[0]
+        keep, reached = self.settings.baseline, np.nonzero(mask.any(0))[0]
         means = (returns * mask).sum(0)[reached] / mask.sum(0)[reached]
         self.usual[reached] = keep * self.usual[reached] + (1 - keep) * means
         self.seen[reached] = keep * self.seen[reached] + (1 - keep)
@@ -143,14 +139,3 @@ class Reinforce(GradientLearner):
         """Restores `state_dict` bit for bit."""
         super().load_state_dict(state)
         self.usual, self.seen = state["usual"].cpu().numpy().copy(), state["seen"].cpu().numpy().copy()
-
-
-def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> Reinforce:
-    """Factory for the training loop."""
-    return Reinforce(
-        policy,
-        config.reinforce,
-        seed=seed,
-        sampling=sampling,
-        reference=reference if config.kl.mode == "loss" else None,
-    )

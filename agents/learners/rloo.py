@@ -23,58 +23,53 @@ Differs from the paper in:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
-from coevo_env.game.sampling import Sampling
-from coevo_env.lm.model import LanguageModel
 
-from .gradient import Batch, GradientConfig, GradientLearner, per_token
+from .gradient import Batch, GradientLearner, per_token
 from .objectives import CELLS, cells, leave_one_out
-from .policy import ActorCritic
 
-__all__ = ["RLOO", "RLOOConfig", "make"]
-
-
-@dataclass(frozen=True)
-class RLOOConfig(GradientConfig):
-    """Settings of RLOO. Those of `GradientConfig`, and:
-
-    Attributes:
-        over: Which responses to a prompt are compared: "prompt", "agent", "role" or "agent+role";
-            see `coevo_agents.learners.objectives.cells`.
-    """
-
-    over: str = "agent+role"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.over not in CELLS:
-            raise ConfigError(f"rloo.over={self.over!r}; expected one of {', '.join(CELLS)}.")
-        if self.epochs != 1:
-            raise ConfigError(
-                f"rloo.epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO have."
-            )
-        if self.target_kl:
-            raise ConfigError(
-                f"rloo.target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave out."
-            )
+__all__ = ["RLOO"]
 
 
 class RLOO(GradientLearner):
-    """The learner; arguments as in `GradientLearner`. It needs `group_size` >= 2 responses to each
-    prompt."""
+    """The learner; arguments as in `GradientLearner`. It compares responses to one prompt."""
 
+    @dataclass(frozen=True)
+    class Settings(GradientLearner.Settings):
+        """Settings of RLOO. Those of `GradientLearner.Settings`, and:
+
+        Attributes:
+            over: Which responses to a prompt are compared: "prompt", "agent", "role" or
+                "agent+role"; see `coevo_agents.learners.objectives.cells`.
+        """
+
+        over: str = "agent+role"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.over not in CELLS:
+                raise ConfigError(f"over={self.over!r}; expected one of {', '.join(CELLS)}.")
+            if self.epochs != 1:
+                raise ConfigError(
+                    f"epochs={self.epochs}; expected 1: a second pass needs a probability ratio, as PPO and GRPO have."
+                )
+            if self.target_kl:
+                raise ConfigError(
+                    f"target_kl={self.target_kl}; expected 0: an update of one step has no later ones to leave out."
+                )
+
+    compares = True
     ratio = False
 
     def prepare(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
         """Every token of a response has the advantage of the response."""
         logprobs, _, mismatch = self.behaviour(rollout)
-        baseline = leave_one_out(rollout.returns, cells(rollout, self.config.over))  # (B,)
+        baseline = leave_one_out(rollout.returns, cells(rollout, self.settings.over))  # (B,)
         advantages = np.where(rollout.mask, (rollout.returns - baseline)[:, None], 0.0)
         metrics = {"return": float(rollout.returns.mean()), "logprob_mismatch": mismatch}
         batch = Batch(
@@ -93,14 +88,3 @@ class RLOO(GradientLearner):
         policy = -(seen.select(batch.advantages) * seen.logprobs).sum()
         kl, kl_part = self.kl_loss(batch, rows, seen)
         return (policy + kl) / tokens, per_token({"loss/policy": policy, **kl_part}, tokens)
-
-
-def make(policy: ActorCritic, reference: LanguageModel, config: Any, sampling: Sampling, seed: int) -> RLOO:
-    """Factory for the training loop."""
-    if config.group_size < 2:
-        raise ConfigError(
-            f"group_size={config.group_size} with RLOO, which compares responses to one prompt; expected at least 2."
-        )
-    return RLOO(
-        policy, config.rloo, seed=seed, sampling=sampling, reference=reference if config.kl.mode == "loss" else None
-    )

@@ -8,7 +8,7 @@ needs no script to show its curves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -83,11 +83,6 @@ def svg(
     def path(points: Points) -> str:
         return "M" + "L".join(f"{x(a)} {y(b)}" for a, b in zip(*points, strict=True))
 
-    hover: dict[float, list[Any]] = {}
-    for kind, drawn in (("", lines), ("held out", marked)):
-        for name, points in drawn.items():
-            for a, b in zip(*points, strict=True):
-                hover.setdefault(a, []).append([name, kind, number(b, sign=False), y(b)])
     decimals = max((len(f"{tick:.10f}".rstrip("0").split(".")[1]) for tick in ys), default=0)
     x_ticks = [tick for tick in ticks(x0, x1, 5) if x0 <= tick <= x1 and tick == int(tick)]
     return {
@@ -107,8 +102,21 @@ def svg(
         "y_ticks": [(y(tick), _label(tick, decimals)) for tick in ys],
         "x_ticks": [(x(tick), f"{tick:,.0f}") for tick in x_ticks],
         "bands": [(x(a), round(x(b) - x(a), 2)) for a, b in bands if x(b) > x(a)],
-        "hover": [[_round(a), x(a), rows] for a, rows in sorted(hover.items())],
+        "hover": [[_round(a), x(a), rows] for a, rows in sorted(_hover(lines, marked, y).items())],
     }
+
+
+def _hover(
+    lines: Mapping[str, Points], marked: Mapping[str, Points], y: Callable[[float], float]
+) -> dict[float, list[Any]]:
+    """What is shown under the pointer: for each x the name, kind, value and height of every point
+    there."""
+    rows: dict[float, list[Any]] = {}
+    for kind, drawn in (("", lines), ("held out", marked)):
+        for name, points in drawn.items():
+            for a, b in zip(*points, strict=True):
+                rows.setdefault(a, []).append([name, kind, number(b, sign=False), y(b)])
+    return rows
 
 
 def _label(value: float, decimals: int) -> str:

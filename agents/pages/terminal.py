@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from coevo_env.faces.batch import BatchEnv
 
     from ..runs.config import Config
+    from ..training.assess import Assessment
 
-__all__ = ["page", "play", "progress", "summary_table", "terminal"]
+__all__ = ["evaluation_table", "page", "play", "progress", "summary_table", "terminal"]
 
 COLORS = ("magenta", "yellow", "cyan", "red", "green", "blue")
 """Of the agents, in order."""
@@ -65,6 +66,18 @@ def terminal(run_dir: str | Path, console: Console) -> None:
         console.print(Text(f"last episodes (of {len(record.transcripts)} that were kept)", "bold"))
         for transcript in record.transcripts[-SHOWN_EPISODES:]:
             console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
+
+
+def evaluation_table(assessed: Assessment) -> Table:
+    """A table of saved models side by side."""
+    table = Table(title=f"{assessed.task}: {assessed.prompts} held-out prompts, each agent alone")
+    table.add_column("metric")
+    metrics = assessed.metrics()
+    for name in metrics:
+        table.add_column(name, justify="right")
+    for key in next(iter(metrics.values())):
+        table.add_row(key, *(f"{values[key]:.4f}" for values in metrics.values()))
+    return table
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
@@ -186,10 +199,7 @@ def play(
                 raise
             console.print(Text(f"error: {error}", "red"))
             continue
-        transcript = {**game.transcripts()[0], "prompt_index": None}  # it was typed, and is of no split
-        console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
-        for index, turn in enumerate(transcript["turns"]):
-            console.print(_tokens(turn, COLORS[index % len(COLORS)]))
+        _print_answer(console, game)
     if seats > 1 and len(models) == 1:
         console.print(Text(f"one model took all {seats} seats", "dim"))
 
@@ -202,6 +212,13 @@ def _answer(game: BatchEnv, models: Sequence[Any], episode: int) -> BatchEnv:
         )
         game.submit_turn(drawn.tokens, drawn.lengths, drawn.logprobs)
     return game
+
+
+def _print_answer(console: Console, game: BatchEnv) -> None:
+    transcript = {**game.transcripts()[0], "prompt_index": None}  # it was typed, and is of no split
+    console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
+    for index, turn in enumerate(transcript["turns"]):
+        console.print(_tokens(turn, COLORS[index % len(COLORS)]))
 
 
 def _asked(console: Console) -> Iterator[str]:

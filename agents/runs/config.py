@@ -1,41 +1,38 @@
-"""The settings of a run, written once: dataclasses with defaults. The command line, presets and
-saved runs are all overrides of them.
+"""The settings of a run: one dataclass with defaults. The command line, files, presets and saved
+runs are all overrides of it (`coevo_agents.runs.settings`).
 
-One idea: `Config` is the only place where a setting has a name, a type and a default; `apply` sets
-any of them by dotted name and says which name was meant when it is misspelt.
+One idea: `Config` is the only place where a setting of the run has a name, a type and a default;
+those of a learner stand in the learner's own file, in its class `Settings`, and are kept here by
+name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from coevo_env.errors import ConfigError, real, unknown_name, whole
 from coevo_env.game.kl import KLConfig
 
-from ..learners.grpo import GRPOConfig
-from ..learners.learner import LEARNERS
-from ..learners.mappo import MAPPOConfig
+from ..learners.learner import LEARNERS, find_learner, learner_name, settings_class
 from ..learners.policy import LoRAConfig
-from ..learners.ppo import PPOConfig
-from ..learners.reinforce import ReinforceConfig
-from ..learners.rloo import RLOOConfig
 from ..methods.elastic_reset import ElasticConfig
 from ..methods.population import PopulationConfig
 from ..methods.update_order import check_scheme
 from ..methods.warm_start import WarmStartConfig
 
-__all__ = ["PRESETS", "Config", "apply", "from_dict", "names", "preset", "to_dict"]
-
+__all__ = ["Config", "made", "settings_label"]
 
 WEIGHTS = ("separate", "shared", "lora", "shared-lora")
-FREE = ("task_options", "learner_options")
-"""Settings that hold options by name."""
+POSITIVE = ("batch_size", "iterations", "eval_prompts", "num_agents", "keep", "group_size", "alternate_every")
+NOT_NEGATIVE = (
+    *("exchange_every", "eval_every", "save_every", "threads", "seed"),
+    *("max_new_tokens", "max_context", "mixing_anneal"),
+)
+"""Settings that are whole numbers of at least 1, and of at least 0."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +64,9 @@ class Config:
         kl: KL shaping and its controller.
         learner: "ppo", "reinforce", "rloo", "grpo", "mappo", "best_of_n", "frozen", or
             "package.module:Class" of your own.
-        learner_options: For a learner of your own to read; learner_options.x is its option x.
-        ppo, reinforce, rloo, grpo, mappo: Settings of each learner.
-        best_of: n of best-of-n.
+        learner_settings: Values of the fields of the learner's class `Settings`. Those of a learner
+            of ours are complete and checked; of a learner of your own, once it has been imported
+            (`complete`).
         elastic: Elastic Reset, around any learner.
         warm_start: Supervised training before anything else.
         updates, alternate_every: Who learns when: "simultaneous", "alternating" (one learner at a
@@ -114,13 +111,7 @@ class Config:
     temperature: float = 1.0
     kl: KLConfig = field(default_factory=lambda: KLConfig(beta=0.2))
     learner: str = "ppo"
-    learner_options: dict[str, Any] = field(default_factory=dict)
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(learning_rate=3e-4))
-    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
-    rloo: RLOOConfig = field(default_factory=RLOOConfig)
-    grpo: GRPOConfig = field(default_factory=GRPOConfig)
-    mappo: MAPPOConfig = field(default_factory=MAPPOConfig)
-    best_of: int = 4
+    learner_settings: Mapping[str, Any] = field(default_factory=dict)
     elastic: ElasticConfig = field(default_factory=ElasticConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     updates: str = "simultaneous"
@@ -142,27 +133,8 @@ class Config:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("batch_size", 1),
-            ("iterations", 1),
-            ("eval_prompts", 1),
-            ("num_agents", 1),
-            ("keep", 1),
-            ("group_size", 1),
-            ("alternate_every", 1),
-        ):
+        for name, low in {**dict.fromkeys(POSITIVE, 1), **dict.fromkeys(NOT_NEGATIVE, 0)}.items():
             whole(name, getattr(self, name), low)
-        for name in (
-            "exchange_every",
-            "eval_every",
-            "save_every",
-            "threads",
-            "seed",
-            "max_new_tokens",
-            "max_context",
-            "mixing_anneal",
-        ):
-            whole(name, getattr(self, name), 0)
         if self.seed >= 2**63:
             raise ConfigError(f"seed={self.seed}; expected a whole number below 2**63.")
         if self.weights not in WEIGHTS:
@@ -170,6 +142,14 @@ class Config:
         check_scheme(self.updates)
         for name in ("mixing_weight", "mixing_weight_end"):
             real(name, getattr(self, name))
+        self._check_combinations()
+        object.__setattr__(self, "learner", learner_name(self.learner))
+        if not isinstance(self.learner_settings, Mapping):
+            raise ConfigError(f"learner_settings={self.learner_settings!r}; expected values by name.")
+        if self.learner in LEARNERS:
+            self._complete()
+
+    def _check_combinations(self) -> None:
         if self.mixing_anneal and self.mixing != "weighted":
             raise ConfigError(
                 f"mixing_anneal={self.mixing_anneal} with mixing={self.mixing!r}; only 'weighted' has a lambda to move."
@@ -206,14 +186,39 @@ class Config:
                 "reward) or 'loss' "
                 "(exact KL in the loss). For no KL at all use kl.beta=0."
             )
-        minibatch = getattr(getattr(self, self.learner, None), "minibatch_size", 0) if self.learner in LEARNERS else 0
+
+    def _complete(self) -> None:
+        """Fills in and checks the settings of the learner, and what it asks of the run."""
+        settings = made(self.learner, self.learner_settings)
+        object.__setattr__(self, "learner_settings", dataclasses.asdict(settings))
+        if getattr(find_learner(self.learner), "compares", False) and self.group_size < 2:
+            raise ConfigError(
+                f"group_size={self.group_size} with learner={self.learner!r}, which compares responses to one prompt; "
+                "expected at least 2."
+            )
         size = self.batch_size * (self.num_agents if self.shared else 1)
+        minibatch = getattr(settings, "minibatch_size", 0)
         if minibatch and size % minibatch:
             raise ConfigError(
-                f"batch_size={self.batch_size} does not divide into minibatches of "
-                f"{self.learner}.minibatch_size={minibatch}; choose a divisor "
-                f"of {size}, the responses of a learner in an iteration."
+                f"batch_size={self.batch_size} does not divide into minibatches of {self.learner}.minibatch_size="
+                f"{minibatch}; choose a divisor of {size}, the responses of a learner in an iteration."
             )
+
+    def complete(self) -> Config:
+        """The same config with all settings of the learner filled in and checked; this imports a
+        learner of one's own.
+
+        Raises:
+            ConfigError: There is no such learner, or its settings do not fit.
+        """
+        config = dataclasses.replace(self)
+        config._complete()
+        return config
+
+    @cached_property
+    def settings(self) -> Any:
+        """The learner's `Settings`."""
+        return made(self.learner, self.learner_settings)
 
     @property
     def shared(self) -> bool:
@@ -251,165 +256,27 @@ class Config:
         return options
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "smollm2-imdb": {
-        "task": "imdb",
-        "task_options": {"source": "package", "output": "signed", "centred": True},
-        "model": "smollm2",
-        "weights": "lora",
-        "ppo.learning_rate": 5e-4,
-        "ppo.epochs": 2,
-        "kl.beta": 0.02,
-        "batch_size": 32,
-        "iterations": 30,
-        "eval_every": 5,
-        "eval_prompts": 64,
-        "save_every": 5,
-    },
-    "smollm2-addition": {
-        "task": "arithmetic",
-        "task_options": {"shots": 3},
-        "model": "smollm2",
-        "weights": "lora",
-        "ppo.learning_rate": 3e-4,
-        "ppo.epochs": 2,
-        "kl.beta": 0.01,
-        "batch_size": 32,
-        "iterations": 15,
-        "eval_every": 5,
-        "eval_prompts": 64,
-        "save_every": 5,
-    },
-    "paper-imdb": {
-        "task": "imdb",
-        "model": "gpt2-large",
-        "kl.beta": 0.3,
-        "kl.estimator": "full",
-        "kl.controller": "adaptive",
-        "ppo.learning_rate": 1.41e-5,
-        "batch_size": 256,
-        "iterations": 100,
-        "device": "auto",
-    },
-    "paper-gsm8k": {
-        "task": "gsm8k",
-        "model": "meta-llama/Llama-2-7b-chat-hf",
-        "weights": "lora",
-        "dtype": "bfloat16",
-        "kl.beta": 0.01,
-        "ppo.learning_rate": 1e-4,
-        "ppo.minibatch_size": 32,
-        "ppo.micro_batch_size": 2,
-        "batch_size": 32,
-        "iterations": 100,
-        "device": "auto",
-    },
-}
-"""Named sets of overrides; docs/reproducing.md says what of the paper's settings each one is."""
-
-
-def names(config: Any = Config, prefix: str = "") -> dict[str, Any]:
-    """Every setting by dotted name, with its type."""
-    hints = typing.get_type_hints(config)
-    result: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        hint = hints[item.name]
-        if dataclasses.is_dataclass(hint):
-            result.update(names(hint, f"{prefix}{item.name}."))
-        else:
-            result[prefix + item.name] = hint
-    return result
-
-
-def apply(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """A config with some settings replaced.
-
-    Args:
-        config: Where to start.
-        overrides: Dotted name -> value; a string is read as the type of the setting.
-            `task_options.x` and `learner_options.x` set one option.
+def made(learner: str, values: Mapping[str, Any]) -> Any:
+    """The `Settings` of a learner from values by name.
 
     Raises:
-        ConfigError: An unknown name (the nearest is suggested), or a value of another type.
+        ConfigError: It has no setting of that name, or refuses a value.
     """
-    known = names()
-    nested: dict[str, dict[str, Any]] = {}
-    for name, value in overrides.items():
-        parent, _, option = name.partition(".")
-        if parent in FREE and option:
-            nested.setdefault("", {}).setdefault(parent, dict(getattr(config, parent)))[option] = _guess(value)
-            continue
-        if name not in known:
-            near = [other for other in known if other.endswith(f".{name}")] or difflib.get_close_matches(
-                name, known, n=1, cutoff=0.5
-            )
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"unknown setting {name!r}: expected one that `coevo train --list-settings` lists.{hint}")
-        parent, _, leaf = name.rpartition(".")
-        nested.setdefault(parent, {})[leaf] = _convert(name, known[name], value)
-    top = nested.pop("", {})
-    for parent, values in nested.items():
-        top[parent] = dataclasses.replace(getattr(config, parent), **values)
-    return dataclasses.replace(config, **top)
-
-
-def preset(name: str) -> Config:
-    """The config of a preset."""
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    return apply(Config(), PRESETS[name])
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain data for JSON."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(data: Mapping[str, Any]) -> Config:
-    """The config that `to_dict` wrote, also by an earlier version with fewer settings."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping) and name not in FREE:
-            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
-        else:
-            flat[name] = value
-    return apply(Config(), flat)
-
-
-def _convert(name: str, hint: Any, value: Any) -> Any:
-    kind = typing.get_origin(hint) or hint
-    if kind in (typing.Union, types.UnionType) or kind is typing.Literal:
-        return value
+    cls, label = settings_class(learner), settings_label(learner)
+    fields = [item.name for item in dataclasses.fields(cls) if item.init]
+    if unknown := [name for name in values if name not in fields]:
+        raise unknown_name(
+            f"setting of the learner {learner!r}", f"{label}.{unknown[0]}", [f"{label}.{f}" for f in fields]
+        )
     try:
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
-        if kind is dict:
-            if not isinstance(value, Mapping):
-                raise ValueError
-            return dict(value)
-        if kind is int and not isinstance(value, int):
-            try:
-                return int(value) if isinstance(value, str) else _whole(float(value))
-            except ValueError:
-                return _whole(float(value))  # "1e3"
-        return kind(value)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise ConfigError(f"setting {name}={value!r}; expected a value of type {kind.__name__}.") from None
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{label}.{error}") from error
+    except (TypeError, ValueError) as error:  # of a class of one's own
+        raise ConfigError(f"the settings {dict(values)} of the learner {learner!r} are refused: {error}") from error
 
 
-def _whole(value: float) -> int:
-    if value != int(value):
-        raise ValueError
-    return int(value)
-
-
-def _guess(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    import json
-
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
+def settings_label(learner: str) -> str:
+    """What the settings of a learner are called in front of the dot: its name, or
+    `learner_settings` for one of one's own."""
+    return learner if learner in LEARNERS else "learner_settings"

@@ -25,13 +25,15 @@ from coevo_env.lm.model import LanguageModel
 
 from ..learners.policy import quiet
 from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
-from .config import Config, from_dict, to_dict
+from .config import Config
+from .settings import from_dict, to_dict
 
 __all__ = [
     "claim",
     "deferred_interrupt",
     "extend",
     "initial_model",
+    "make_folder",
     "provenance",
     "read_config",
     "repeated",
@@ -41,43 +43,43 @@ __all__ = [
 
 
 def read_config(
-    directory: str | Path, trusted: Mapping[str, str] | None = None, uses: Collection[str] = ("task", "learner")
+    place: str | Path, trusted: Mapping[str, str] | None = None, uses: Collection[str] = ("task", "learner")
 ) -> Config:
-    """The config of a run folder. A folder can come from anywhere, and only a person can say what
+    """The config of a run. A run folder can come from anywhere, and only a person can say what
     code is to run: `trust_remote_code` is not taken over, and a task or learner of one's own
     ("module:name", which is imported and called) has to be named once more.
 
     Args:
-        directory: The folder.
+        place: The run folder, or its config.json.
         trusted: The task or learner of this kind that may be used, by the name of the setting.
         uses: Settings that the caller is going to use.
 
     Raises:
         ConfigError: There is none, it cannot be read, or it names code that is not in `trusted`.
     """
-    path = Path(directory) / "config.json"
+    path = Path(place) if Path(place).suffix == ".json" else Path(place) / "config.json"
     try:
         config = from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
-            f"{directory} is no run folder: it has no config.json. Give the folder that `coevo train` printed."
+            f"{place} is no run folder: it has no config.json. Give the folder that `coevo train` printed."
         ) from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error} Was it edited?") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is not readable ({type(error).__name__}: {error}); expected the JSON that `coevo train` wrote. "
-            "Was it edited or cut "
-            "short? Copy the config.json of a run with the same settings over it."
+            "Was it edited or cut short? Copy the config.json of a run with the same settings over it."
         ) from error
     for name in uses:
         if ":" in (spec := getattr(config, name)) and spec != (trusted or {}).get(name):
             raise ConfigError(
                 f"{path} names the {name} {spec!r}, code that would be imported and run; a run folder alone cannot ask "
-                "for that. If you know it, repeat it: "
-                f"--{name} {spec} (in Python: read_config({str(directory)!r}, trusted={{{name!r}: {spec!r}}}))."
+                f"for that. If you know it, repeat it: --{name} {spec} (in Python: read_config({str(place)!r}, "
+                f"trusted={{{name!r}: {spec!r}}}))."
             )
-    return replace(config, trust_remote_code=False)
+    config = replace(config, trust_remote_code=False)
+    return config.complete() if "learner" in uses else config
 
 
 def repeated(config: Config, *uses: str) -> str:
@@ -114,7 +116,7 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
     git("ls-files", "--error-unmatch", file.name)  # an installed package may stand in somebody else's repository
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../coevo_env")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../coevo_env")
     return git("rev-parse", "HEAD") + ("+changes" if changes else "")
 
 
@@ -197,6 +199,20 @@ def initial_model(directory: Path, config: Config) -> str:
     is one, else that of the settings."""
     warm = directory / "initial"
     return str(warm) if (warm / "config.json").exists() else config.model
+
+
+def make_folder(directory: Path) -> None:
+    """Makes the run folder, if it is not there.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {directory} could not be made: {error}. Choose another one with --out."
+        ) from error
 
 
 def save_initial(base: LanguageModel, directory: Path) -> None:

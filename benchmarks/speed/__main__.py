@@ -27,7 +27,8 @@ ITEMS = {
 }
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
+    """The command line."""
     lines = "\n".join(f"  {name:<10} {what}" for name, what in ITEMS.items())
     parser = argparse.ArgumentParser(
         "python -m benchmarks.speed",
@@ -58,7 +59,11 @@ def main() -> int:
         action="store_true",
         help="measure nothing: make pictures and table from the committed results again",
     )
-    settings = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    settings = parse()
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(
         settings.threads
     )  # before torch is imported, and for children

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from coevo_agents.runs.config import apply
+from coevo_agents.runs.settings import apply
 from coevo_env.game.task import Task
 from coevo_env.tasks import make_task
 

@@ -24,7 +24,7 @@ def main(order_file: str, folder: str) -> None:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     clock = time.perf_counter if order["wall"] else time.process_time
@@ -42,7 +42,28 @@ def main(order_file: str, folder: str) -> None:
     def variety(prompts, completions, **kwargs):
         return [len(set(text)) / 32 for text in completions]
 
-    settings = GRPOConfig(
+    adapter = None
+    if order["lora"]:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(order["model"], dtype=torch.float32),
+        reward_funcs=variety,
+        args=settings(order, folder),
+        train_dataset=Dataset.from_dict({"prompt": order["prompts"] * order["steps"]}),
+        processing_class=AutoTokenizer.from_pretrained(order["model"], padding_side="left"),
+        peft_config=adapter,
+        callbacks=[TakeTurns()],
+    )
+    trainer.train()
+
+
+def settings(order: dict, folder: str):
+    """TRL's settings for an order of `grpo.py`."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
         output_dir=folder,
         use_cpu=True,
         **({} if order["shipped"] else {"bf16": False, "gradient_checkpointing": False}),
@@ -65,21 +86,6 @@ def main(order_file: str, folder: str) -> None:
         disable_tqdm=True,
         dataloader_num_workers=0,
     )
-    adapter = None
-    if order["lora"]:
-        from peft import LoraConfig
-
-        adapter = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(order["model"], dtype=torch.float32),
-        reward_funcs=variety,
-        args=settings,
-        train_dataset=Dataset.from_dict({"prompt": order["prompts"] * order["steps"]}),
-        processing_class=AutoTokenizer.from_pretrained(order["model"], padding_side="left"),
-        peft_config=adapter,
-        callbacks=[TakeTurns()],
-    )
-    trainer.train()
 
 
 if __name__ == "__main__":

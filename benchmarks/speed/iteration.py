@@ -67,7 +67,7 @@ def _interleaved(model: str, weights: str, epochs: int, repeats: int, threads: i
         if (
             1 <= iteration <= warmup + repeats
         ):  # 0 is the evaluation before training, and the last one evaluates as well
-            rollouts = loop.game.rollouts()
+            rollouts = loop.parts.game.rollouts()
             started = clock()
             bare.iteration([(rollout.contexts, int(rollout.seats[0])) for rollout in rollouts])
             if iteration > warmup:
@@ -77,7 +77,7 @@ def _interleaved(model: str, weights: str, epochs: int, repeats: int, threads: i
 
     with tempfile.TemporaryDirectory() as folder:
         loop = Run(settings, folder, report=after)
-        bare = Bare(loop.reference.tokenizer.eos_id, loop.reference.tokenizer.banned, settings)
+        bare = Bare(loop.parts.reference.tokenizer.eos_id, loop.parts.reference.tokenizer.banned, settings)
         loop.train()
     return np.array(ours), np.array(bare_seconds)
 
@@ -92,7 +92,7 @@ class Bare:
         from coevo_env.lm.names import resolve
 
         path = resolve(settings.model)
-        self.eos, self.epochs = eos, settings.ppo.epochs
+        self.eos, self.epochs = eos, settings.settings.epochs
         self.forbidden = torch.tensor([eos, *banned])
         self.reference = AutoModelForCausalLM.from_pretrained(path).eval()
         self.lora = settings.weights == "lora"

@@ -64,8 +64,7 @@ def measure(model: str, mode: str) -> dict[str, int]:
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
-    from coevo_agents.learners.policy import make_policies
-    from coevo_agents.runs.config import LoRAConfig
+    from coevo_agents.learners.policy import LoRAConfig, make_policies
     from coevo_env.game.sampling import Sampling
     from coevo_env.lm.model import LanguageModel
 

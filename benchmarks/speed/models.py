@@ -7,7 +7,8 @@ three examples.
 
 from __future__ import annotations
 
-from coevo_agents.runs.config import Config, apply
+from coevo_agents.runs.config import Config
+from coevo_agents.runs.settings import apply
 from coevo_env.errors import CoevoError
 from coevo_env.lm.names import resolve
 

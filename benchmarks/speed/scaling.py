@@ -86,8 +86,8 @@ def _fixed(name: str) -> str:
 def _iteration(name: str, value: int) -> Callable[[], None]:
     """One iteration with a setting changed; each call plays the next batch."""
     from coevo_agents.learners.policy import make_policies
-    from coevo_agents.learners.ppo import make
-    from coevo_agents.training.evaluate import play
+    from coevo_agents.learners.ppo import PPO
+    from coevo_agents.training.play import play
     from coevo_env.faces.batch import BatchEnv
     from coevo_env.faces.build import build
     from coevo_env.lm.model import LanguageModel
@@ -98,7 +98,7 @@ def _iteration(name: str, value: int) -> Callable[[], None]:
     policies, reference = make_policies(LanguageModel.from_pretrained("embedded"), agents, None, 0)
     rules, _ = build(make_task(settings.task), reference, **{**settings.game(), "task_options": None})
     game = BatchEnv(settings.batch_size, rules=rules, reference=reference)
-    learners = [make(policy, reference, settings, rules.sampling, i) for i, policy in enumerate(policies)]
+    learners = [PPO(policy, reference, settings.settings, rules.sampling, i) for i, policy in enumerate(policies)]
 
     def iteration() -> None:
         game.reset()

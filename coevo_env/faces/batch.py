@@ -2,7 +2,7 @@
 
 One idea: every row plays the same seat at the same time, so contexts are handed out together, the
 reference policy scores a turn in one pass, and the reward function sees all responses in one call.
-The rules are `core.Episode`'s; tests/faces/test_equivalence.py proves that B rows here and B AEC
+The rules are `Episode`'s; tests/faces/test_equivalence.py proves that B rows here and B AEC
 environments pay the same.
 
 Two ways to play a turn: `begin_turn` / `submit_turn` (whole turns), or `step` (one token for every
@@ -22,71 +22,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, NonFiniteError, whole
+from ..errors import ConfigError, whole
 from ..game import kl as klmod
 from ..game.reference import ReferencePolicy
 from ..game.rollout import Rollout
 from ..game.rules import Rules
-from ..game.sampling import Sampling
 from ..game.scoring import Scores, score
 from ..game.transcript import make_transcript
-from ..rng import uniforms
 from .build import agent_names, build
+from .columns import Columns
+from .turns import TurnBatch, TurnRecord, check_measured, check_turn, checked_report, exact_kl
 
 __all__ = ["BatchEnv", "TurnBatch"]
-
-
-@dataclass(frozen=True)
-class TurnBatch:
-    """What the seat whose turn it is has to answer.
-
-    Attributes:
-        seat: Order of play, 0 is the pioneer.
-        agents: int64 (B,), the agent in that seat in each row.
-        episodes: int64 (B,), episode numbers.
-        contexts: B lists of ids, ragged.
-        max_new_tokens: Token budget of the turn.
-        sampling: Temperature and mask of the game.
-        seed: Seed of the game; `uniforms` derives the sampling noise from it.
-    """
-
-    seat: int
-    agents: np.ndarray
-    episodes: np.ndarray
-    contexts: list[list[int]]
-    max_new_tokens: int
-    sampling: Sampling
-    seed: int
-
-    def uniforms(self, rows: np.ndarray | None = None, draw: int = 0) -> np.ndarray:
-        """Uniform numbers (B, max_new_tokens) that pick the tokens: a function of seed, episode,
-        seat and draw alone.
-
-        Args:
-            rows: Rows to give them for; all by default.
-            draw: Whoever draws several responses for one turn numbers them from 0.
-        """
-        episodes = self.episodes if rows is None else self.episodes[rows]
-        return uniforms(self.seed, episodes.tolist(), self.seat, self.max_new_tokens, draw=draw)
-
-
-@dataclass
-class _TurnRecord:
-    """Per-token numbers of one seat in all rows, each (B, T)."""
-
-    agents: np.ndarray
-    tokens: np.ndarray
-    lengths: np.ndarray
-    logprobs: np.ndarray
-    ref_logprobs: np.ndarray
-    kl: np.ndarray
-    shaping: np.ndarray
-    values: np.ndarray | None
 
 
 class BatchEnv:
@@ -142,8 +93,8 @@ class BatchEnv:
         self.episode = self.episode + self.batch_size if episode is None else whole("episode", episode, 0)
         self.episodes = [self.rules.start(self.episode + row) for row in range(self.batch_size)]
         self.scores: Scores | None = None
-        self._records: list[_TurnRecord] = []
-        self._step: _StepState | None = None
+        self._records: list[TurnRecord] = []
+        self._columns: Columns | None = None  # of a turn that `step` has begun
 
     @property
     def done(self) -> bool:
@@ -203,31 +154,15 @@ class BatchEnv:
         turn = self.begin_turn()
         if turn is None:
             raise ConfigError("submit_turn after the last turn of the batch; call reset() to start the next one.")
-        if self._step is not None and self._step.length:
+        if self._columns is not None and self._columns.length:
             raise ConfigError("submit_turn in a turn that step() has begun; finish it with step().")
-        tokens, lengths = np.asarray(tokens), np.asarray(lengths)
-        if tokens.ndim != 2 or len(tokens) != self.batch_size or lengths.shape != (self.batch_size,):
-            raise ConfigError(
-                f"submit_turn got tokens of shape {tokens.shape} and lengths of shape {lengths.shape}; expected "
-                f"({self.batch_size}, T) and "
-                f"({self.batch_size},)."
-            )
-        if tokens.dtype.kind not in "iu" or lengths.dtype.kind not in "iu":
-            raise ConfigError(
-                f"submit_turn got tokens of {tokens.dtype} and lengths of {lengths.dtype}; expected integers."
-            )
-        if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
-            raise ConfigError(
-                f"submit_turn got lengths from {lengths.min()} to {lengths.max()}; expected 1 to {tokens.shape[1]}."
-            )
+        tokens, lengths, config = np.asarray(tokens), np.asarray(lengths), self.rules.kl
+        check_turn(tokens, lengths, self.batch_size)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
-        logprobs = self._report("logprobs", logprobs, mask)
-        values = None if values is None else self._report("values", values, mask)
-        ref_logprobs = np.zeros(tokens.shape)
-        kl = np.zeros(tokens.shape)
-        config = self.rules.kl
-        rows = tokens.tolist()
-        turns = [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+        logprobs = checked_report("logprobs", logprobs, mask, turn, config.mode)
+        values = checked_report("values", values, mask, turn, config.mode)
+        ref_logprobs, kl = np.zeros(tokens.shape), np.zeros(tokens.shape)
+        turns = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         with self._whole_or_not_at_all(turn):
             for episode, row in zip(self.episodes, turns, strict=True):
                 episode.take(row)
@@ -237,11 +172,11 @@ class BatchEnv:
                 ref_logprobs = np.maximum(
                     self.reference.score(turn.contexts, tokens, lengths, turn.sampling), klmod.MIN_LOGPROB
                 )
-                if config.estimator == "full":
-                    kl = self._full(turn, tokens, lengths, distributions, mask)
+                if config.estimator == klmod.FULL:
+                    kl = exact_kl(self.reference, turn, tokens, lengths, mask, distributions)
                 elif logprobs is not None:
                     kl = np.where(mask, klmod.estimate(config.estimator, logprobs, ref_logprobs), 0.0)
-            self._check_finite(ref_logprobs, kl)
+            check_measured(ref_logprobs, kl, turn, config.estimator)
             return self._finish(turn, tokens, lengths, mask, logprobs, ref_logprobs, kl, values)
 
     # ---------------------------------------------------------------- playing token by token
@@ -251,7 +186,7 @@ class BatchEnv:
         others."""
         if self.done:
             return np.zeros(self.batch_size, bool)
-        return np.ones(self.batch_size, bool) if self._step is None else self._step.active.copy()
+        return np.ones(self.batch_size, bool) if self._columns is None else self._columns.active.copy()
 
     def step(
         self, tokens: np.ndarray, logprobs: np.ndarray | None = None, *, distributions: np.ndarray | None = None
@@ -271,9 +206,20 @@ class BatchEnv:
         turn = self.begin_turn()
         if turn is None:
             raise ConfigError("step after the last turn of the batch; call reset() to start the next one.")
-        if self._step is None:
-            self._step = _StepState(self, turn)
-        return self._step.push(np.asarray(tokens), logprobs, distributions)
+        columns = self._columns or Columns(self.rules, self.reference, self.episodes, turn)
+        self._columns = columns
+        played = columns.push(np.asarray(tokens), logprobs, distributions)
+        t, lengths = columns.length - 1, columns.lengths
+        if columns.active.any():
+            paid = klmod.shaping(self.rules.kl.mode, self._betas(turn), columns.kl[:, t], columns.ref_logprobs[:, t])
+            return np.where(played, paid, 0.0)
+        mask = np.arange(turn.max_new_tokens) < lengths[:, None]
+        arrays = (columns.logprobs, columns.ref_logprobs, columns.kl)
+        with self._whole_or_not_at_all(turn):
+            rewards = self._finish(turn, columns.tokens, lengths, mask, *arrays, None)[:, t]
+        if self.scores is not None:  # rows that ended earlier are paid now
+            rewards = np.where(lengths == t + 1, rewards, self.scores.team[:, -1])
+        return rewards
 
     # ---------------------------------------------------------------- results
     def rollouts(self) -> list[Rollout]:
@@ -307,6 +253,7 @@ class BatchEnv:
                     task_reward=scores.task[row, seats],
                     team_reward=scores.team[row, seats],
                     beta=controller.beta,
+                    kl_in_loss=self.rules.kl.mode == "loss",
                     episodes=episodes[row],
                     seats=seats,
                     agents=np.full(len(row), agent),
@@ -323,15 +270,7 @@ class BatchEnv:
         scores = self._finished("transcripts()")
         result = []
         for row in range(self.batch_size) if rows is None else rows:
-            per_token = []
-            for record in self._records:
-                length = record.lengths[row]
-                names = ("logprobs", "ref_logprobs", "kl", "shaping", "values")
-                series = {
-                    name: None if getattr(record, name) is None else getattr(record, name)[row, :length]
-                    for name in names
-                }
-                per_token.append(series)
+            per_token = [record.series(row) for record in self._records]
             result.append(make_transcript(self.episodes[row], self.agents, per_token, scores, row))
         return result
 
@@ -377,8 +316,12 @@ class BatchEnv:
         except BaseException:
             for episode in self.episodes:
                 episode.rewind(turn.seat)
-            self._step = None
+            self._columns = None
             raise
+
+    def _betas(self, turn: TurnBatch) -> np.ndarray:
+        """KL coefficient of the agent in each row, (B,)."""
+        return np.array([controller.beta for controller in self.controllers])[turn.agents]
 
     def _state(self, row: int, seat: int) -> list[int]:
         """What the seats before `seat` read and wrote."""
@@ -386,80 +329,13 @@ class BatchEnv:
             token for turn in self.episodes[row].turns[:seat] for part in (turn.context, turn.tokens) for token in part
         ]
 
-    def _report(self, name: str, array: np.ndarray | None, mask: np.ndarray) -> np.ndarray | None:
-        required = name == "logprobs" and self.rules.kl.mode in klmod.STRICT
-        if array is None:
-            if required:
-                raise ConfigError(
-                    f"KL mode {self.rules.kl.mode!r} needs `logprobs`, the log-probs of the behaviour policy; got "
-                    "None. Pass them, or build the game with "
-                    "kl='reference' or kl='off'."
-                )
-            return None
-        array = np.asarray(array, np.float64)
-        if array.shape != mask.shape:
-            raise ConfigError(f"submit_turn got {name} of shape {array.shape}; expected that of tokens, {mask.shape}.")
-        array = np.where(mask, array, 0.0)
-        if not np.isfinite(array).all():
-            row = int(np.argmin(np.isfinite(array).all(1)))
-            raise NonFiniteError(
-                f"submit_turn got non-finite {name} in row {row} (episode {self.episode + row}); expected finite "
-                "numbers. "
-                "The policy that sampled has probably diverged; nothing of this turn was played."
-            )
-        if name == "logprobs" and array.max() > 1e-3:
-            row = int(np.argmax(array.max(1)))
-            raise NonFiniteError(
-                f"submit_turn got the log-prob {array[row].max():.6g} in row {row} (episode {self.episode + row}); "
-                "expected natural log-probs, which "
-                "are never above 0. Nothing of this turn was played."
-            )
-        return array
-
-    def _check_finite(self, ref_logprobs: np.ndarray, kl: np.ndarray) -> None:
-        """Of what is about to be paid, (B, T) each."""
-        by_kl = (
-            f"the KL is not finite by the estimator {self.rules.kl.estimator!r}; expected log-probs under which the "
-            "tokens were sampled"
-        )
-        for array, what in ((ref_logprobs, "the reference policy gave a log-prob that is no number"), (kl, by_kl)):
-            if not np.isfinite(array).all():
-                row = int(np.argmin(np.isfinite(array).all(1)))
-                raise NonFiniteError(f"row {row} (episode {self.episode + row}): {what}. Nothing of it was played.")
-
-    def _full(self, turn: TurnBatch, tokens, lengths, distributions, mask) -> np.ndarray:
-        if distributions is None:
-            raise ConfigError(
-                "KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, T, V); got None."
-            )
-        assert self.reference is not None
-        kl = np.zeros(tokens.shape)
-        rows = max(1, (1 << 24) // max(1, tokens.shape[1] * self.rules.vocab_size))
-        for start in range(0, self.batch_size, rows):
-            part = slice(start, start + rows)
-            ours = np.asarray(distributions(part) if callable(distributions) else distributions[part])
-            if ours.shape != (expected := (*tokens[part].shape, self.rules.vocab_size)):
-                raise ConfigError(
-                    f"submit_turn got distributions of shape {ours.shape} for rows {start} on; expected {expected}."
-                )
-            if not klmod.normalised(ours[mask[part]]):
-                raise ConfigError(
-                    f"submit_turn got distributions for rows {start} on that do not sum to 1; expected normalised "
-                    "log-probs (of logits: log_softmax)."
-                )
-            reference = self.reference.distributions(turn.contexts[part], tokens[part], lengths[part], turn.sampling)
-            kl[part] = np.where(mask[part], klmod.full_kl(ours, reference), 0.0)
-        return kl
-
     def _finish(self, turn: TurnBatch, tokens, lengths, mask, logprobs, ref_logprobs, kl, values) -> np.ndarray:
-        beta = np.array([controller.beta for controller in self.controllers])[turn.agents][:, None]  # (B, 1)
-        config = self.rules.kl
-        shaping = klmod.shaping(config.mode, beta, kl, ref_logprobs)
-        shaping = np.where(mask, shaping, 0.0)
+        shaping = klmod.shaping(self.rules.kl.mode, self._betas(turn)[:, None], kl, ref_logprobs)
+        shaping = np.where(mask, shaping, 0.0)  # (B, T)
         logprobs = np.zeros(tokens.shape) if logprobs is None else logprobs
         scores = score(self.rules, self.episodes) if turn.seat + 1 == self.rules.num_agents else None
-        self._records.append(_TurnRecord(turn.agents, tokens, lengths, logprobs, ref_logprobs, kl, shaping, values))
-        self._step = None
+        self._records.append(TurnRecord(turn.agents, tokens, lengths, logprobs, ref_logprobs, kl, shaping, values))
+        self._columns = None
         rewards = shaping.copy()
         if scores is not None:
             self.scores = scores
@@ -470,84 +346,6 @@ class BatchEnv:
         if self.scores is None:
             raise ConfigError(f"{what} before the batch is done; play the remaining turns first.")
         return self.scores
-
-
-class _StepState:
-    """A turn played token by token: the same records, filled one column at a time."""
-
-    def __init__(self, game: BatchEnv, turn: TurnBatch):
-        self.game, self.turn, self.length = game, turn, 0
-        size, budget = game.batch_size, turn.max_new_tokens
-        self.active = np.ones(size, bool)
-        self.tokens = np.zeros((size, budget), np.int64)
-        self.lengths = np.zeros(size, np.int64)
-        self.logprobs: np.ndarray | None = None
-        self.ref_logprobs, self.kl = np.zeros((size, budget)), np.zeros((size, budget))
-        mode = game.rules.kl.mode
-        self.cursors: list[Any] = []  # none with KL off
-        if mode != "off":
-            assert game.reference is not None
-            self.cursors = [game.reference.cursor(context, turn.sampling) for context in turn.contexts]
-
-    def push(self, tokens: np.ndarray, logprobs, distributions) -> np.ndarray:
-        game, config, t = self.game, self.game.rules.kl, self.length
-        if tokens.shape != (game.batch_size,) or tokens.dtype.kind not in "iu":
-            raise ConfigError(
-                f"step got tokens of shape {tokens.shape} and type {tokens.dtype}; expected integers "
-                f"({game.batch_size},)."
-            )
-        rows = np.nonzero(self.active)[0]
-        report = game._report(
-            "logprobs", None if logprobs is None else np.asarray(logprobs)[:, None], self.active[:, None]
-        )
-        full = config.estimator == "full" and config.mode != "off"
-        if full and np.shape(distributions) != (expected := (game.batch_size, game.rules.vocab_size)):
-            got = "None" if distributions is None else f"shape {np.shape(distributions)}"
-            raise ConfigError(
-                f"KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, V) = {expected}; got {got}."
-            )
-        if full and not klmod.normalised(np.asarray(distributions)[rows]):
-            raise ConfigError(
-                "step got distributions that do not sum to 1; expected normalised log-probs (of logits: log_softmax)."
-            )
-        if not ((tokens[rows] >= 0) & (tokens[rows] < game.rules.vocab_size)).all():
-            raise ConfigError(f"step got tokens outside [0, {game.rules.vocab_size}).")
-        ref_logprobs, kl = np.zeros((game.batch_size, 1)), np.zeros((game.batch_size, 1))
-        for row in rows.tolist() if self.cursors else ():
-            reference = self.cursors[row].logprobs()
-            ref_logprobs[row] = np.maximum(reference[tokens[row]], klmod.MIN_LOGPROB)
-            if full:
-                kl[row] = klmod.full_kl(np.asarray(distributions)[row], reference)
-            elif report is not None:
-                kl[row] = klmod.estimate(config.estimator, float(report[row, 0]), float(ref_logprobs[row, 0]))
-        game._check_finite(ref_logprobs, kl)
-        self.ref_logprobs[:, t], self.kl[:, t] = (
-            ref_logprobs[:, 0],
-            kl[:, 0],
-        )  # nothing can fail any more until the turn is over
-        if report is not None:
-            self.logprobs = np.zeros(self.tokens.shape) if self.logprobs is None else self.logprobs
-            self.logprobs[:, t] = report[:, 0]
-        for row in rows.tolist():
-            token = int(tokens[row])
-            if self.cursors:
-                self.cursors[row].push(token)
-            self.tokens[row, t] = token
-            self.lengths[row] = t + 1
-            self.active[row] = not game.episodes[row].append(token)
-        self.length += 1
-        if not self.active.any():
-            mask = np.arange(self.tokens.shape[1]) < self.lengths[:, None]
-            record = (self.tokens, self.lengths, mask, self.logprobs, self.ref_logprobs, self.kl, None)
-            with game._whole_or_not_at_all(self.turn):
-                rewards = game._finish(self.turn, *record)[:, t]
-            if game.scores is not None:  # rows that ended earlier are paid now
-                rewards = np.where(self.lengths == t + 1, rewards, game.scores.team[:, -1])
-            return rewards
-        beta = np.array([controller.beta for controller in game.controllers])[self.turn.agents]
-        now = np.zeros(game.batch_size, bool)
-        now[rows] = True
-        return np.where(now, klmod.shaping(config.mode, beta, self.kl[:, t], self.ref_logprobs[:, t]), 0.0)
 
 
 def _widen(array: np.ndarray, width: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, unknown_name
 from ..game.kl import KLConfig
 from ..game.rules import Rules
-from ..game.task import Task
+from ..game.task import Task, Tokenizer
 from ..tasks import make_task
 
 if TYPE_CHECKING:
@@ -54,20 +54,13 @@ def build(
             differ, or the model has too few positions.
     """
     task = make_task(task, **(task_options or {}))
-    known = [
-        name
-        for name, it in inspect.signature(Rules).parameters.items()
-        if it.kind is it.KEYWORD_ONLY and name not in _OURS
-    ]
-    if unknown := [name for name in rules if name not in known]:
-        raise unknown_name("option", unknown[0], [*known, *_OWN])
+    _check_options(rules)
     # checked by KLConfig
     config = KLConfig(mode=kl) if isinstance(kl, str) else KLConfig() if kl is None else kl  # type: ignore[arg-type]
     if not isinstance(config, KLConfig):
         raise ConfigError(f"kl={kl!r}; expected the name of a mode, such as 'reported', or a coevo_env.KLConfig.")
     spec = task.model if model is None else model
     reference: ReferencePolicy | None = None
-    banned: tuple[int, ...] = ()
     tokenizer = task.tokenizer
     if config.mode != "off":
         from ..lm.load import load_reference
@@ -78,6 +71,26 @@ def build(
         from ..lm.load import load_tokenizer
 
         tokenizer = getattr(spec, "tokenizer", None) or load_tokenizer(spec, trust_remote_code=trust_remote_code)
+    tokenizer = _checked_tokenizer(task, spec, tokenizer, reference)
+    game = Rules(task, tokenizer, kl=config, banned=tuple(getattr(tokenizer, "banned", ())), **rules)
+    _check_positions(game, reference)
+    return game, reference
+
+
+def _check_options(rules: dict[str, Any]) -> None:
+    known = [
+        name
+        for name, it in inspect.signature(Rules).parameters.items()
+        if it.kind is it.KEYWORD_ONLY and name not in _OURS
+    ]
+    if unknown := [name for name in rules if name not in known]:
+        raise unknown_name("option", unknown[0], [*known, *_OWN])
+
+
+def _checked_tokenizer(
+    task: Task, spec: Any, tokenizer: Tokenizer | None, reference: ReferencePolicy | None
+) -> Tokenizer:
+    """The tokenizer, if there is one and it has the vocabulary of the reference policy."""
     if tokenizer is None:
         raise ConfigError(
             f"neither task {task.name!r} nor model {spec!r} has a tokenizer; pass a task with `tokenizer=` or a model "
@@ -90,8 +103,11 @@ def build(
             f"{reference.vocab_size}; "
             "they must agree. Use the model that belongs to the task, or leave the task's tokenizer None."
         )
-    banned = tuple(getattr(tokenizer, "banned", ()))
-    game = Rules(task, tokenizer, kl=config, banned=banned, **rules)
+    return tokenizer
+
+
+def _check_positions(game: Rules, reference: ReferencePolicy | None) -> None:
+    """Whether the reference policy can read the longest context with the longest response."""
     longest, positions = game.max_context + game.max_new_tokens, getattr(reference, "max_positions", None) or 0
     if longest > positions > 0:  # contexts may get that long only late in a run, as responses do
         raise ConfigError(
@@ -100,7 +116,6 @@ def build(
             f"{positions} positions; expected no more than that. Lower one of them, or take a model with more "
             "positions."
         )
-    return game, reference
 
 
 def agent_names(num_agents: int, ids: str = "agent") -> list[str]:

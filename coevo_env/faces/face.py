@@ -10,12 +10,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..errors import ConfigError, unknown_name
 from ..game.reference import ReferencePolicy
 from ..game.rules import Rules
 from .token_game import TokenGame
 
-__all__ = ["RENDER_MODES", "Face", "check_render_mode", "role_options"]
+__all__ = ["RENDER_MODES", "Face", "check_max_cycles", "check_render_mode", "role_options"]
 
 RENDER_MODES = ("ansi", "human")
 
@@ -92,6 +94,16 @@ def check_render_mode(mode: str | None) -> None:
     """Refuses a render mode that no face knows."""
     if mode is not None and mode not in RENDER_MODES:
         raise unknown_name("render_mode", mode, RENDER_MODES)
+
+
+def check_max_cycles(max_cycles: int | None) -> None:
+    """Turn-based play ends by itself, so `max_cycles` (which `pettingzoo.make` may pass) has
+    nothing to limit; only its type is checked."""
+    if max_cycles is not None and (not isinstance(max_cycles, (int, np.integer)) or max_cycles < 1):
+        raise ConfigError(
+            f"max_cycles={max_cycles!r}; expected None or a whole number >= 1 (it has no effect: every turn has a "
+            "budget)."
+        )
 
 
 def role_options(agent_ids: str, options: dict[str, Any]) -> dict[str, Any]:

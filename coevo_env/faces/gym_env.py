@@ -26,8 +26,8 @@ from ..game.reference import ReferencePolicy
 from ..game.task import Task
 from ..rng import rng
 from .build import agent_names
-from .face import Face, check_render_mode
-from .token_game import TokenGame, check_max_cycles
+from .face import Face, check_max_cycles, check_render_mode
+from .token_game import TokenGame
 
 __all__ = ["GymEnv", "Partner"]
 

@@ -21,8 +21,8 @@ from ..errors import ConfigError
 from ..game.kl import Controller
 from ..game.task import Task
 from .build import agent_names
-from .face import Face, check_render_mode, role_options
-from .token_game import TokenGame, check_max_cycles
+from .face import Face, check_max_cycles, check_render_mode, role_options
+from .token_game import TokenGame
 
 __all__ = ["TextParallelEnv", "parallel_env"]
 
@@ -85,7 +85,7 @@ class TextParallelEnv(Face, ParallelEnv):
         """
         self.game.reset(seed, options)
         self.agents = self.possible_agents[:]
-        return self._observations(), self._infos()
+        return self.observations(), self._infos()
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict[str, float], dict[str, bool], dict[str, bool], dict]:
         """Plays the acting agent's token; what the others do is ignored.
@@ -112,7 +112,7 @@ class TextParallelEnv(Face, ParallelEnv):
         if over:
             self.agents = []
         names = self.possible_agents
-        return self._observations(), rewards, dict.fromkeys(names, over), dict.fromkeys(names, False), self._infos()
+        return self.observations(), rewards, dict.fromkeys(names, over), dict.fromkeys(names, False), self._infos()
 
     def state(self) -> np.ndarray:
         """int64 (N, L): what each seat has read and written, in order of play, V where there is
@@ -124,7 +124,8 @@ class TextParallelEnv(Face, ParallelEnv):
         """The agent whose turn it is; None between episodes."""
         return self.possible_agents[self.game.actor] if self.agents else None
 
-    def _observations(self) -> dict[str, Any]:
+    def observations(self) -> dict[str, Any]:
+        """What every agent sees now, in fresh arrays."""
         return {name: self.game.observation(i) for i, name in enumerate(self.possible_agents)}
 
     def _infos(self) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 common.
 
 One idea: a face asks this object what an agent sees, may do and is paid, and only arranges the
-answers in the shape its API wants. It adds to `core.Episode` the reference policy's log-prob of
+answers in the shape its API wants. It adds to `Episode` the reference policy's log-prob of
 each token, the reward of each token, and arrays. Agents are numbers here; names, like `pettingzoo`,
 belong to the faces. It takes one token of one episode at a time: whole turns of many episodes are
 `coevo_env.faces.batch`.
@@ -20,10 +20,11 @@ from gymnasium import spaces
 
 from ..errors import ConfigError, NonFiniteError, unknown_name, whole
 from ..game.kl import (
+    ESTIMATORS,
+    FULL,
     MIN_LOGPROB,
     STRICT,
     KLConfig,
-    estimate,
     finite_kl,
     full_kl,
     make_controller,
@@ -35,7 +36,7 @@ from ..game.scoring import Scores, score
 from ..game.transcript import make_transcript
 from .build import build
 
-__all__ = ["TokenGame", "check_max_cycles"]
+__all__ = ["TokenGame"]
 
 MASKS = ("observation", "info", "none")
 DTYPES = ("int64", "float32")
@@ -68,7 +69,8 @@ class TokenGame:
     Attributes:
         rules, reference: The game and its frozen policy (None when KL is off).
         controllers: One KL controller for each agent.
-        episode: The `core.Episode` being played, None before `reset`.
+        reports: Whether each token needs a `report` first (KL modes "reported" and "loss").
+        episode: The `Episode` being played, None before `reset`.
         actor: Index of the agent whose turn it is, -1 when the episode is over.
         observation_space, action_space, state_space: The same objects for all agents and for ever.
     """
@@ -97,7 +99,8 @@ class TokenGame:
         self.mask, self.attention_mask = mask, bool(attention_mask)
         self._shapes = rules.kl.mode != "off"  # whether tokens are paid KL
         self._mode, self._estimator = rules.kl.mode, rules.kl.estimator
-        self._strict = self._mode in STRICT
+        self._estimate: Any = ESTIMATORS.get(self._estimator)  # None where whole distributions are compared
+        self.reports = self._mode in STRICT
         self._dtype = np.dtype(token_dtype)
 
         vocab, self.length = rules.vocab_size, rules.max_context + rules.max_new_tokens
@@ -165,7 +168,7 @@ class TokenGame:
             ConfigError: KL is not in mode "reported", there is nothing to report now, or the
                 numbers are no log-probs.
         """
-        if not self._strict:
+        if not self.reports:
             raise ConfigError(
                 f"report() with KL mode {self.rules.kl.mode!r}; it is for the modes 'reported' and 'loss'. Leave the "
                 "call out."
@@ -186,7 +189,7 @@ class TokenGame:
             ) from None
         if not (math.isfinite(value) and value <= 1e-3):
             raise NonFiniteError(f"report({value!r}); expected a finite natural log-prob, which is never above 0.")
-        if self.rules.kl.estimator == "full":
+        if self._estimator == FULL:
             if distribution is None:
                 raise ConfigError(
                     "report(logprob) with estimator 'full'; pass distribution=, the log-probs of all tokens, too."
@@ -236,17 +239,59 @@ class TokenGame:
         if not episode.append(token):
             if paid:
                 self._cursor.push(token)
-        elif episode.done:
-            self.actor = -1
-            self._publish(score(self.rules, [episode]))
-            rewards = [self._earned[seat_]["team_reward"] for seat_ in self.seat_of]
         else:
             self._begin_turn()
+            if episode.done:
+                rewards = self.settle(score(self.rules, [episode]))
         rewards[actor] += reward
         return rewards
 
+    # ---------------------------------------------------------------- playing many games at once
+    def push(self, token: int, ref_logprob: float | None = None) -> float:
+        """Plays a token of the acting agent like `play`, but asks no model and no reward function:
+        whoever holds many games asks them for all at once. After the last one `settle` is due.
+
+        Args:
+            token: An id in [0, V).
+            ref_logprob: log pi_ref of it, at least `kl.MIN_LOGPROB`; None where KL is not paid.
+
+        Returns:
+            What KL shaping pays for it in mode "reference".
+        """
+        turn, reward = self.episode.turn, 0.0  # type: ignore[union-attr]
+        if ref_logprob is not None:
+            reward = shaping(self._mode, self.betas[turn.agent], 0.0, ref_logprob)
+            self._records[turn.seat].refs.append(ref_logprob)
+            self._records[turn.seat].shaping.append(reward)
+        self._write(turn.seat, [token])
+        if self.episode.append(token):  # type: ignore[union-attr]
+            self._begin_turn()
+        return reward
+
+    def take(self, tokens: list[int]) -> None:
+        """Plays a whole turn of an agent that is not paid KL; see `push`."""
+        seat = self.episode.turn.seat  # type: ignore[union-attr]
+        self.episode.take(tokens)  # type: ignore[union-attr]
+        self._write(seat, tokens)
+        self._begin_turn()
+
+    def settle(self, scores: Scores) -> list[float]:
+        """Takes the scores of the finished episode, a batch of one; returns each agent's team
+        reward."""
+        self._publish(scores)
+        return [self._earned[seat]["team_reward"] for seat in self.seat_of]
+
+    def _write(self, seat: int, tokens: list[int]) -> None:
+        size = self._sizes[seat]
+        self._rows[seat, size : size + len(tokens)] = tokens
+        self._sizes[seat] = size + len(tokens)
+
     def _begin_turn(self) -> None:
+        """The turn that the last token has begun, or the end of the episode."""
         turn = self.episode.turn  # type: ignore[union-attr]
+        if turn.done:
+            self.actor = -1
+            return
         self.actor = turn.agent
         self._cursor: Any = None  # made when the first token is scored
         self._sizes[turn.seat] = size = len(turn.context)
@@ -254,7 +299,7 @@ class TokenGame:
 
     def _shape(self, turn: Turn, token: int) -> float:
         """The KL reward of a token, before it is played."""
-        if self._strict and self._report is None:
+        if self.reports and self._report is None:
             raise ConfigError(
                 f"step() without a reported log-prob; KL mode {self._mode!r} needs report(logprob) before each "
                 "step(action). "
@@ -276,7 +321,7 @@ class TokenGame:
         record, kl = self._records[turn.seat], 0.0
         if self._report is not None:
             (logprob, distribution), self._report = self._report, None
-            kl = estimate(self._estimator, logprob, ref) if distribution is None else float(full_kl(distribution, row))
+            kl = self._estimate(logprob - ref) if distribution is None else float(full_kl(distribution, row))
             if not math.isfinite(kl):
                 raise NonFiniteError(
                     f"the KL estimate {self._estimator!r} of the reported log-prob {logprob} against {ref:.4g} of the "
@@ -402,13 +447,3 @@ class TokenGame:
         for controller, value in zip(self.controllers, values, strict=True):
             controller.update(value, episodes)
         return [controller.beta for controller in self.controllers]
-
-
-def check_max_cycles(max_cycles: int | None) -> None:
-    """Turn-based play ends by itself, so `max_cycles` (which `pettingzoo.make` may pass) has
-    nothing to limit; only its type is checked."""
-    if max_cycles is not None and (not isinstance(max_cycles, (int, np.integer)) or max_cycles < 1):
-        raise ConfigError(
-            f"max_cycles={max_cycles!r}; expected None or a whole number >= 1 (it has no effect: every turn has a "
-            "budget)."
-        )

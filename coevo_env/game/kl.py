@@ -3,7 +3,8 @@ the rules that move beta.
 
 One idea: the environment always pays +beta log pi_ref(a|s); when the acting learner reported log
 pi(a|s) it also pays -beta log pi(a|s). What is paid is what is logged. docs/rewards_and_kl.md
-derives the rule and tabulates what the alternatives converge to.
+derives the rule and tabulates what the alternatives converge to. An estimator is a function and one
+line of `ESTIMATORS`, a controller a class and one line of `CONTROLLERS`.
 
 Nothing here knows of agents, text or torch: the functions take floats or numpy arrays of any one
 shape.
@@ -12,7 +13,9 @@ shape.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,6 +23,8 @@ import numpy as np
 from ..errors import ConfigError, NonFiniteError, real, unknown_name
 
 __all__ = [
+    "CONTROLLERS",
+    "ESTIMATORS",
     "Adaptive",
     "Controller",
     "DualAscent",
@@ -35,11 +40,11 @@ __all__ = [
 ]
 
 Mode = Literal["reported", "reference", "loss", "off"]
-Estimator = Literal["k1", "k2", "k3", "full"]
 MODES = ("reported", "reference", "loss", "off")
 STRICT = ("reported", "loss")
 """Modes in which every token must come with the log-prob it was sampled with."""
-ESTIMATORS = ("k1", "k2", "k3", "full")
+FULL = "full"
+"""The estimator that is none: the exact KL of whole distributions, see `full_kl`."""
 
 MIN_LOGPROB = math.log(2.0**-149)
 """Floor of log pi_ref, about -103.3: the log of the smallest positive float32. A token that the
@@ -47,37 +52,55 @@ reference cannot emit (it was masked, and played all the same) is scored at the 
 reward is finite and never better than that of a legal token."""
 
 
+def k1(difference):
+    """d: unbiased, can be negative."""
+    return difference
+
+
+def k2(difference):
+    """d^2 / 2: biased, low variance."""
+    return 0.5 * difference * difference
+
+
+def k3(difference):
+    """exp(-d) - 1 + d: unbiased, never negative; infinite where it is more than a float can
+    hold."""
+    if isinstance(difference, float):
+        return (
+            (math.exp(-difference) if difference > -709 else math.inf) - 1.0 + difference
+        )  # beyond that math.exp raises
+    with np.errstate(over="ignore"):
+        return np.exp(-difference) - 1.0 + difference
+
+
+ESTIMATORS: dict[str, Callable[[Any], Any]] = {
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+}
+"""Name -> sampled KL estimator. A function of d = log pi(a|s) - log pi_ref(a|s), a float or an
+array for tokens that were drawn from pi, that returns nats of the same shape;
+docs/rewards_and_kl.md says of each what it is worth as a measurement and as a reward."""
+
+
 def estimate(estimator: str, logprob, ref_logprob):
     """A one-sample estimate of KL(pi || pi_ref) at each token that was drawn from pi.
 
-    With d = log pi(a|s) - log pi_ref(a|s): k1 = d (unbiased, can be negative), k2 = d^2 / 2
-    (biased, low variance), k3 = exp(-d) - 1 + d (unbiased, never negative).
-
     Args:
-        estimator: "k1", "k2" or "k3" ("full" needs whole distributions: `full_kl`).
+        estimator: A name of `ESTIMATORS` ("full" needs whole distributions: `full_kl`).
         logprob, ref_logprob: Natural-log probabilities, floats or arrays of one shape.
 
     Returns:
-        Nats, of the same shape; infinite where k3 is more than a float can hold.
+        Nats, of the same shape; infinite where an estimate is more than a float can hold.
 
     Source: Schulman, "Approximating KL divergence" (2020), http://joschu.net/blog/kl-approx.html.
 
     >>> estimate("k1", -1.0, -1.5), estimate("k2", -1.0, -1.5)
     (0.5, 0.125)
     """
-    difference = logprob - ref_logprob
-    if estimator == "k1":
-        return difference
-    if estimator == "k2":
-        return 0.5 * difference * difference
-    if estimator == "k3":
-        if isinstance(difference, float):
-            return (
-                (math.exp(-difference) if difference > -709 else math.inf) - 1.0 + difference
-            )  # beyond that math.exp raises
-        with np.errstate(over="ignore"):
-            return np.exp(-difference) - 1.0 + difference
-    raise unknown_name("sampled KL estimator", estimator, ESTIMATORS[:3])
+    if estimator not in ESTIMATORS:
+        raise unknown_name("sampled KL estimator", estimator, ESTIMATORS)
+    return ESTIMATORS[estimator](logprob - ref_logprob)
 
 
 def full_kl(logprobs: np.ndarray, ref_logprobs: np.ndarray) -> np.ndarray:
@@ -201,7 +224,13 @@ class DualAscent(Fixed):
         self.beta = min(max(self.beta + self.rate * (finite_kl(kl) - self.target), 0.0), self.maximum)
 
 
-CONTROLLERS = {"fixed": Fixed, "adaptive": Adaptive, "dual": DualAscent}
+CONTROLLERS: dict[str, Callable[..., Controller]] = {
+    "fixed": Fixed,
+    "adaptive": Adaptive,
+    "dual": DualAscent,
+}
+"""Name -> class of a KL controller. Its constructor takes those settings of `KLConfig` that it
+needs, under their names; docs/rewards_and_kl.md has a row for each."""
 
 
 @dataclass(frozen=True)
@@ -214,10 +243,10 @@ class KLConfig:
             as an entropy bonus of beta), "loss" (measured and controlled as in "reported" but not
             paid: the learner adds beta * KL to its own loss), "off" (no reference policy is
             needed).
-        estimator: "k1" (default), "k2", "k3", or "full" (exact over the vocabulary; as a reward it
-            has a wrong fixed point and exists to reproduce the paper).
+        estimator: A name of `ESTIMATORS`, or "full" (exact over the vocabulary; as a reward it has
+            a wrong fixed point and exists to reproduce the paper).
         beta: Initial KL coefficient.
-        controller: "fixed", "adaptive" or "dual".
+        controller: A name of `CONTROLLERS`.
         target: Wanted KL in nats per response (adaptive and dual).
         horizon: Episodes (adaptive).
         rate: Step size (dual).
@@ -228,18 +257,18 @@ class KLConfig:
     """
 
     mode: Mode = "reported"
-    estimator: Estimator = "k1"
+    estimator: str = "k1"
     beta: float = 0.1
-    controller: Literal["fixed", "adaptive", "dual"] = "fixed"
+    controller: str = "fixed"
     target: float = 6.0
-    horizon: float = 10_000
+    horizon: float = 10_000.0
     rate: float = 0.01
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise unknown_name("KL mode", self.mode, MODES)
-        if self.estimator not in ESTIMATORS:
-            raise unknown_name("KL estimator", self.estimator, ESTIMATORS)
+        if self.estimator not in (*ESTIMATORS, FULL):
+            raise unknown_name("KL estimator", self.estimator, [*ESTIMATORS, FULL])
         if self.mode == "reference" and self.estimator != "k1":
             raise ConfigError(
                 f"KL mode 'reference' with estimator {self.estimator!r}: only k1 splits into a half that the "
@@ -253,13 +282,10 @@ class KLConfig:
 
 def make_controller(config: KLConfig) -> Controller:
     """A fresh controller, one for each agent."""
-    if config.controller == "fixed":
-        return Fixed(config.beta)
-    if config.controller == "adaptive":
-        return Adaptive(config.beta, config.target, config.horizon)
-    if config.controller == "dual":
-        return DualAscent(config.beta, config.target, config.rate)
-    raise unknown_name("KL controller", config.controller, CONTROLLERS)
+    if config.controller not in CONTROLLERS:
+        raise unknown_name("KL controller", config.controller, CONTROLLERS)
+    kind = CONTROLLERS[config.controller]
+    return kind(**{name: getattr(config, name) for name in signature(kind).parameters if hasattr(config, name)})
 
 
 def finite_kl(kl: float) -> float:

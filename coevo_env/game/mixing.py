@@ -2,10 +2,13 @@
 play.
 
 One idea: cooperation, independence and competition are three matrices. CORY is `cooperative` with
-two agents, and plain single-agent fine-tuning is the one-by-one matrix.
+two agents, and plain single-agent fine-tuning is the one-by-one matrix. A mode is a function and
+one line of `MODES`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,18 +16,52 @@ from ..errors import ConfigError, real, unknown_name
 
 __all__ = ["MODES", "mixing_matrix"]
 
-MODES = ("cooperative", "own", "weighted", "competitive")
+
+def cooperative(num_agents: int, weight: float) -> np.ndarray:
+    """Everyone gets the sum: all ones."""
+    return np.ones((num_agents, num_agents))
+
+
+def own(num_agents: int, weight: float) -> np.ndarray:
+    """Everyone for oneself: the identity."""
+    return np.eye(num_agents)
+
+
+def weighted(num_agents: int, weight: float) -> np.ndarray:
+    """Own plus `weight` times the sum of the others' (the paper's lambda)."""
+    identity = np.eye(num_agents)
+    return identity + real("reward mixing weight", weight) * (np.ones_like(identity) - identity)
+
+
+def competitive(num_agents: int, weight: float) -> np.ndarray:
+    """Own minus the mean of the others', which sums to zero.
+
+    Raises:
+        ConfigError: There are no others.
+    """
+    if num_agents < 2:
+        raise ConfigError("reward mixing 'competitive' with 1 agent; expected at least 2 agents, or mixing='own'.")
+    identity = np.eye(num_agents)
+    return identity - (np.ones_like(identity) - identity) / (num_agents - 1)
+
+
+MODES: dict[str, Callable[[int, float], np.ndarray]] = {
+    "cooperative": cooperative,
+    "own": own,
+    "weighted": weighted,
+    "competitive": competitive,
+}
+"""Name -> function `(num_agents, weight) -> M`. M is float64 of shape (N, N); rows and columns are
+seats in order of play. docs/rewards_and_kl.md has a row for each."""
 
 
 def mixing_matrix(mode: str | np.ndarray, num_agents: int, weight: float = 1.0) -> np.ndarray:
     """The matrix M of a named mode, or one's own matrix checked.
 
     Args:
-        mode: "cooperative": everyone gets the sum (all ones); "own": the identity; "weighted": own
-            + `weight` * sum of the others' (the paper's lambda); "competitive": own - mean of the
-            others', which sums to zero. Or an (N, N) array.
+        mode: A name of `MODES`, or an (N, N) array.
         num_agents: N.
-        weight: lambda of "weighted".
+        weight: For the modes that weigh, such as "weighted".
 
     Returns:
         float64 array of shape (N, N).
@@ -36,7 +73,6 @@ def mixing_matrix(mode: str | np.ndarray, num_agents: int, weight: float = 1.0) 
     >>> mixing_matrix("weighted", 2, 0.5).tolist()
     [[1.0, 0.5], [0.5, 1.0]]
     """
-    identity, ones = np.eye(num_agents), np.ones((num_agents, num_agents))
     if not isinstance(mode, str):
         try:
             matrix = np.asarray(mode, np.float64)
@@ -50,14 +86,6 @@ def mixing_matrix(mode: str | np.ndarray, num_agents: int, weight: float = 1.0) 
                 f"{(num_agents, num_agents)}."
             )
         return matrix
-    if mode == "cooperative":
-        return ones
-    if mode == "own":
-        return identity
-    if mode == "weighted":
-        return identity + real("reward mixing weight", weight) * (ones - identity)
-    if mode == "competitive":
-        if num_agents < 2:
-            raise ConfigError("reward mixing 'competitive' with 1 agent; expected at least 2 agents, or mixing='own'.")
-        return identity - (ones - identity) / (num_agents - 1)
-    raise unknown_name("reward mixing", mode, MODES)
+    if mode not in MODES:
+        raise unknown_name("reward mixing", mode, MODES)
+    return MODES[mode](num_agents, weight)

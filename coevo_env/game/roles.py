@@ -6,14 +6,15 @@ play. Weights never move; learners do not know that roles exist.
 
 The adaptive schedules (`Bandit`, `ScoreDriven`) decide from held-out scores, between iterations,
 and keep every decision with the first episode that it governs: what was played can be asked for at
-any time, and only `observe` changes anything.
+any time, and only `observe` changes anything. A schedule is a class and one line of `SCHEDULES`.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from itertools import permutations
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from ..errors import ConfigError, unknown_name, whole
 from ..rng import rng
 
 __all__ = [
+    "SCHEDULES",
     "AdaptiveRoles",
     "Bandit",
     "Never",
@@ -291,15 +293,27 @@ class Bandit(ScoreDriven):
         return max(range(len(self.arms)), key=lambda i: sums[i] / counts[i] + scale / math.sqrt(counts[i]))
 
 
+SCHEDULES: dict[str, Callable[..., RoleSchedule]] = {
+    "periodic": Periodic,
+    "rotation": Rotation,
+    "random": RandomRoles,
+    "never": Never,
+    "bandit": Bandit,
+    "score": ScoreDriven,
+}
+"""Name -> class of a role schedule. Its constructor takes those of `num_agents`, `every` (episodes
+between exchanges) and `seed` that it needs, under these names; docs/role_exchange.md has a row for
+each."""
+
+
 def make_schedule(name: str | RoleSchedule, num_agents: int, every: int = 1, seed: int = 0) -> RoleSchedule:
     """Builds a schedule from its name. Anything with `assignment` is returned as it is.
 
     Args:
-        name: "periodic", "rotation", "random", "never", "bandit" (`Bandit`), "score"
-            (`ScoreDriven`, the best one leads), or one's own `RoleSchedule`.
+        name: A name of `SCHEDULES`, or one's own `RoleSchedule`.
         num_agents: N.
-        every: Episodes between exchanges; "bandit" and "score" decide whenever they `observe`.
-        seed: Seed of "random" and "bandit".
+        every: Episodes between exchanges; adaptive schedules decide whenever they `observe`.
+        seed: Seed of those that draw.
     """
     if not isinstance(name, str):
         if not callable(getattr(name, "assignment", None)):
@@ -307,19 +321,10 @@ def make_schedule(name: str | RoleSchedule, num_agents: int, every: int = 1, see
                 f"role schedule {name!r} has no method assignment(episode) -> seats; give a name or a RoleSchedule."
             )
         return name
-    if name == "never":
-        return Never(num_agents)
-    if name == "periodic":
-        return Periodic(num_agents, every)
-    if name == "rotation":
-        return Rotation(num_agents, every)
-    if name == "random":
-        return RandomRoles(num_agents, every, seed)
-    if name == "bandit":
-        return Bandit(num_agents, seed)
-    if name == "score":
-        return ScoreDriven(num_agents)
-    raise unknown_name("role schedule", name, ["periodic", "rotation", "random", "never", "bandit", "score"])
+    if name not in SCHEDULES:
+        raise unknown_name("role schedule", name, SCHEDULES)
+    kind, offered = SCHEDULES[name], {"num_agents": num_agents, "every": every, "seed": seed}
+    return kind(**{option: value for option, value in offered.items() if option in signature(kind).parameters})
 
 
 def _agents(num_agents: int) -> int:

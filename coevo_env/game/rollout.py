@@ -32,6 +32,8 @@ class Rollout:
         task_reward: float64 (B,), what the reward function said of the agent's own response.
         team_reward: float64 (B,), after mixing among agents.
         beta: KL coefficient in force.
+        kl_in_loss: Whether the KL was measured but not paid (KL mode "loss"): beta times it is then
+            the learner's to add to its loss.
         episodes, seats, agents: int64 (B,): which episode, which place in the order of play, whose
             turn.
         groups: int64 (B,), equal where episodes are about the same prompt in a row
@@ -61,6 +63,7 @@ class Rollout:
     states: list[list[int]]
     values: np.ndarray | None = None
     weights: np.ndarray | None = None
+    kl_in_loss: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths)

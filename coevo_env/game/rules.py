@@ -57,8 +57,7 @@ class Rules:
         num_agents: N >= 1.
         context: What an observer sees of the earlier responses: "all", "previous", or "none" (it
             reads the pioneer's template: the paper's "no knowledge transfer" ablation).
-        roles: A `RoleSchedule` or its name ("periodic", "rotation", "random", "never", "bandit",
-            "score").
+        roles: A `RoleSchedule`, or a name of `roles.SCHEDULES`.
         exchange_every: Episodes between role exchanges, for schedules given by name.
         group_size: G >= 1 consecutive episodes are about the same prompt, with sampling noise of
             their own.
@@ -117,32 +116,9 @@ class Rules:
         self.max_new_tokens = (
             task.max_new_tokens if max_new_tokens is None else whole("max_new_tokens", max_new_tokens, 1)
         )
-        min_new_tokens = (
-            min(task.min_new_tokens, self.max_new_tokens)
-            if min_new_tokens is None
-            else whole("min_new_tokens", min_new_tokens, 0)
-        )
         self.max_context = task.max_context if max_context is None else whole("max_context", max_context, 1)
-        if min_new_tokens > self.max_new_tokens:
-            raise ConfigError(
-                f"min_new_tokens={min_new_tokens}, max_new_tokens={self.max_new_tokens}; expected min_new_tokens <= "
-                "max_new_tokens."
-            )
-        if (temperature := real("temperature", temperature)) <= 0:
-            raise ConfigError(
-                f"temperature={temperature!r}; expected a number > 0 (greedy decoding has no log-probs to learn from)."
-            )
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
-        banned = tuple(whole("banned token", token, 0) for token in banned)
-        if banned and max(banned) >= self.vocab_size:
-            raise ConfigError(f"banned token {max(banned)}; expected ids in [0, {self.vocab_size}), the vocabulary.")
-        self.sampling = Sampling(temperature, 0, 1.0, min_new_tokens, self.eos_id, banned)
-        if not self.sampling.mask(self.vocab_size, 0).any():
-            raise ConfigError(
-                f"no token of {self.vocab_size} is legal at the start of a response (banned: "
-                f"{len(self.sampling.banned)}, "
-                f"min_new_tokens={min_new_tokens}); lower min_new_tokens or ban fewer tokens."
-            )
+        self.sampling = self._sampling(min_new_tokens, temperature, banned)
         self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
         self.joint_terms = {
             name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.joint_rewards.items()
@@ -238,6 +214,34 @@ class Rules:
         return self.task.clean(self.tokenizer.decode(tokens[:-1] if tokens and tokens[-1] == self.eos_id else tokens))
 
     # ---------------------------------------------------------------- internals
+    def _sampling(self, min_new_tokens: int | None, temperature: float, banned: Sequence[int]) -> Sampling:
+        """The warp of the game, under which some token is legal."""
+        least = (
+            min(self.task.min_new_tokens, self.max_new_tokens)
+            if min_new_tokens is None
+            else whole("min_new_tokens", min_new_tokens, 0)
+        )
+        if least > self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens={least}, max_new_tokens={self.max_new_tokens}; expected min_new_tokens <= "
+                "max_new_tokens."
+            )
+        if (temperature := real("temperature", temperature)) <= 0:
+            raise ConfigError(
+                f"temperature={temperature!r}; expected a number > 0 (greedy decoding has no log-probs to learn from)."
+            )
+        banned = tuple(whole("banned token", token, 0) for token in banned)
+        if banned and max(banned) >= self.vocab_size:
+            raise ConfigError(f"banned token {max(banned)}; expected ids in [0, {self.vocab_size}), the vocabulary.")
+        sampling = Sampling(temperature, 0, 1.0, least, self.eos_id, banned)
+        if not sampling.mask(self.vocab_size, 0).any():
+            raise ConfigError(
+                f"no token of {self.vocab_size} is legal at the start of a response (banned: "
+                f"{len(sampling.banned)}, "
+                f"min_new_tokens={least}); lower min_new_tokens or ban fewer tokens."
+            )
+        return sampling
+
     def _pioneer_context(self, index: int, prompt: Prompt) -> list[int]:
         if index not in self._pioneer_contexts:
             ids = self.encode(self.task.render(prompt))

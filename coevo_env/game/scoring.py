@@ -36,6 +36,11 @@ class Scores:
     task: np.ndarray
     team: np.ndarray
 
+    def of(self, row: int) -> Scores:
+        """Those of one episode, as a batch of one."""
+        one = slice(row, row + 1)
+        return Scores({name: values[one] for name, values in self.terms.items()}, self.task[one], self.team[one])
+
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is named in the end
 def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
@@ -52,41 +57,9 @@ def score(rules: Rules, episodes: Sequence[Episode]) -> Scores:
     task = np.zeros(shape)
     for name, values in terms.items():
         task = task + rules.terms[name][0] * values  # (B, N)
-    if rules.joint_terms:
-        together = [tuple(turn.text for turn in episode.turns) for episode in episodes]
-
-        def about_all(row: int) -> str:
-            return f"the responses {together[row]!r} to prompt {_prompt(rules, episodes[row])}"
-
-        for name, (weight, function) in rules.joint_terms.items():
-            where = f"task {rules.task.name!r}, joint reward {name!r}"
-            raw = _ask(
-                where,
-                function,
-                [episode.prompt for episode in episodes],
-                list(together),
-                about_all,
-                "check_joint_reward",
-            )
-            if (got := _size(raw)) != len(episodes):
-                what = f"{type(raw).__name__}" if got < 0 else f"{got} values"
-                raise RewardError(
-                    f"{where}: returned {what} for {len(episodes)} episodes; expected for each a list of one float per "
-                    "seat."
-                )
-            values = np.zeros(shape)
-            for row, value in enumerate(raw):
-                if (got := _size(value)) != rules.num_agents:
-                    what = f"{value!r}, a {type(value).__name__}," if got < 0 else f"{got} values"
-                    raise RewardError(
-                        f"{where}: returned {what} for {about_all(row)}; expected {rules.num_agents} floats, one for "
-                        "each seat in order of play."
-                    )
-                values[row] = _numbers(
-                    where, value, rules.num_agents, lambda seat, row=row: f"seat {seat} of {about_all(row)}"
-                )
-            terms[name] = values
-            task = task + weight * values
+    for name, values in _rate_together(rules, episodes).items():
+        terms[name] = values
+        task = task + rules.joint_terms[name][0] * values
     team = task @ rules.mixing.T
     finite = np.isfinite(task) & np.isfinite(team)
     if not finite.all():
@@ -118,6 +91,38 @@ def rate(rules: Rules, episodes: Sequence[Episode], responses: Sequence[str]) ->
         where = f"task {rules.task.name!r}, reward {name!r}"
         raw = _ask(where, function, prompts, said, about, "check_reward")
         terms[name] = _numbers(where, raw, len(said), about)
+    return terms
+
+
+def _rate_together(rules: Rules, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """Raw value of each joint reward term, (B, N)."""
+    if not rules.joint_terms:
+        return {}
+    together = [tuple(turn.text for turn in episode.turns) for episode in episodes]
+
+    def about(row: int) -> str:
+        return f"the responses {together[row]!r} to prompt {_prompt(rules, episodes[row])}"
+
+    terms = {}
+    for name, (_, function) in rules.joint_terms.items():
+        where = f"task {rules.task.name!r}, joint reward {name!r}"
+        prompts = [episode.prompt for episode in episodes]
+        raw = _ask(where, function, prompts, list(together), about, "check_joint_reward")
+        if (got := _size(raw)) != len(episodes):
+            what = f"{type(raw).__name__}" if got < 0 else f"{got} values"
+            raise RewardError(
+                f"{where}: returned {what} for {len(episodes)} episodes; expected for each a list of one float per "
+                "seat."
+            )
+        terms[name] = values = np.zeros((len(episodes), rules.num_agents))
+        for row, value in enumerate(raw):
+            if (got := _size(value)) != rules.num_agents:
+                what = f"{value!r}, a {type(value).__name__}," if got < 0 else f"{got} values"
+                raise RewardError(
+                    f"{where}: returned {what} for {about(row)}; expected {rules.num_agents} floats, one for "
+                    "each seat in order of play."
+                )
+            values[row] = _numbers(where, value, rules.num_agents, lambda seat, row=row: f"seat {seat} of {about(row)}")
     return terms
 
 

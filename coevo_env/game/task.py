@@ -137,6 +137,46 @@ class Task:
     description: str = ""
 
     def __post_init__(self) -> None:
+        self._check_splits()
+        self._check_terms()
+        self._check_templates()
+        for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("max_context", 1)):
+            whole(f"task {self.name!r}: {name}", getattr(self, name), least)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"task {self.name!r}: min_new_tokens={self.min_new_tokens}, max_new_tokens={self.max_new_tokens}; "
+                "expected min_new_tokens <= max_new_tokens."
+            )
+
+    def prompts(self, split: str) -> Sequence[str]:
+        """The prompts of `split` ("train" or "test")."""
+        if split not in ("train", "test"):
+            raise unknown_name("split", split, ["train", "test"])
+        return self.train if split == "train" else self.test
+
+    def prompt(self, split: str, index: int) -> Prompt:
+        """Prompt `index` of `split`, as a `Prompt`."""
+        item = self.prompts(split)[index]
+        if not isinstance(item, str):
+            raise ConfigError(
+                f"task {self.name!r}: prompt {index} of the {split} split is {item!r}; expected text (a str or a "
+                "Prompt)."
+            )
+        return item if isinstance(item, Prompt) else Prompt(item)
+
+    def render(self, prompt: str, responses: Sequence[str] | None = None) -> str:
+        """The text that an agent reads: the pioneer's template, or with `responses` the
+        observer's."""
+        if responses is None:
+            return self.templates["pioneer"].format(prompt=prompt)
+        return self.templates["observer"].format(prompt=prompt, responses=self.separator.join(responses))
+
+    def clean(self, response: str) -> str:
+        """The part of a response that counts as its text."""
+        return response.split("\n", 1)[0] if self.stop_at_newline else response
+
+    # ---------------------------------------------------------------- internals
+    def _check_splits(self) -> None:
         for split in ("train", "test"):
             prompts = getattr(self, split)
             if isinstance(prompts, (str, bytes)):
@@ -145,6 +185,8 @@ class Task:
                 )
             if len(prompts) == 0:
                 raise ConfigError(f"task {self.name!r}: the {split} split has no prompts; give at least one.")
+
+    def _check_terms(self) -> None:
         for kind in ("rewards", "joint_rewards"):
             if not isinstance(terms := getattr(self, kind), Mapping):
                 raise ConfigError(
@@ -181,6 +223,8 @@ class Task:
                     f"task {self.name!r}: reward {term!r} is {function!r}; expected a function (prompts, responses) -> "
                     f"{result}."
                 )
+
+    def _check_templates(self) -> None:
         required = {"pioneer": {"prompt"}, "observer": {"prompt", "responses"}}
         for role, needed in required.items():
             if role not in self.templates:
@@ -199,40 +243,6 @@ class Task:
                     f"task {self.name!r}: the {role} template has the placeholder {{{'}, {'.join(sorted(extra))}}}; "
                     f"only {{{'}, {'.join(sorted(needed))}}} can be filled there (write {{{{ }}}} for literal braces)."
                 )
-        for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("max_context", 1)):
-            whole(f"task {self.name!r}: {name}", getattr(self, name), least)
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ConfigError(
-                f"task {self.name!r}: min_new_tokens={self.min_new_tokens}, max_new_tokens={self.max_new_tokens}; "
-                "expected min_new_tokens <= max_new_tokens."
-            )
-
-    def prompts(self, split: str) -> Sequence[str]:
-        """The prompts of `split` ("train" or "test")."""
-        if split not in ("train", "test"):
-            raise unknown_name("split", split, ["train", "test"])
-        return self.train if split == "train" else self.test
-
-    def prompt(self, split: str, index: int) -> Prompt:
-        """Prompt `index` of `split`, as a `Prompt`."""
-        item = self.prompts(split)[index]
-        if not isinstance(item, str):
-            raise ConfigError(
-                f"task {self.name!r}: prompt {index} of the {split} split is {item!r}; expected text (a str or a "
-                "Prompt)."
-            )
-        return item if isinstance(item, Prompt) else Prompt(item)
-
-    def render(self, prompt: str, responses: Sequence[str] | None = None) -> str:
-        """The text that an agent reads: the pioneer's template, or with `responses` the
-        observer's."""
-        if responses is None:
-            return self.templates["pioneer"].format(prompt=prompt)
-        return self.templates["observer"].format(prompt=prompt, responses=self.separator.join(responses))
-
-    def clean(self, response: str) -> str:
-        """The part of a response that counts as its text."""
-        return response.split("\n", 1)[0] if self.stop_at_newline else response
 
 
 def _placeholders(task: str, role: str, template: str) -> set[str]:

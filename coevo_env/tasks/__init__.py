@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import CoevoError, ConfigError, unknown_name
 from ..game.task import Task
 
-__all__ = ["BUILTIN_TASKS", "make_task"]
+__all__ = ["BUILTIN_TASKS", "FAMILIES", "make_task"]
 
 BUILTIN_TASKS = {
     "sentiment": "coevo_env.tasks.sentiment",
@@ -26,13 +27,16 @@ BUILTIN_TASKS = {
 }
 """Name -> module; each module has a function `task(**options) -> Task`."""
 
+FAMILIES = {"reasoning-gym/<dataset>": "coevo_env.tasks.reasoning_gym"}
+"""Name with an option in it -> module; `"reasoning-gym/chain_sum"` is its task with that option."""
+
 
 def make_task(spec: str | Task, **options: Any) -> Task:
     """Builds a task from its name.
 
     Args:
-        spec: A `Task` (returned as it is), a built-in name, `"reasoning-gym/<dataset>"`, or
-            `"package.module:function"` for one's own.
+        spec: A `Task` (returned as it is), a name of `BUILTIN_TASKS`, one that fits `FAMILIES`,
+            or `"package.module:function"` for one's own.
         options: Passed to the task's function.
 
     Raises:
@@ -47,27 +51,8 @@ def make_task(spec: str | Task, **options: Any) -> Task:
         return spec
     if not isinstance(spec, str):
         raise ConfigError(f"task {spec!r}; expected a coevo_env.Task, or a name such as 'sentiment'.")
-    if spec.startswith("reasoning-gym/"):
-        from . import reasoning_gym
-
-        function, options = reasoning_gym.task, {"dataset": spec.split("/", 1)[1], **options}
-    elif ":" in spec:
-        module, _, attribute = spec.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a module of the user's can fail in any way
-            raise ConfigError(
-                f"task {spec!r} could not be imported: {type(error).__name__}: {error}. Expected "
-                "'package.module:function'."
-            ) from error
-        if not callable(function):
-            raise ConfigError(
-                f"task {spec!r} is a {type(function).__name__}; expected a function that returns a coevo_env.Task."
-            )
-    elif spec in BUILTIN_TASKS:
-        function = importlib.import_module(BUILTIN_TASKS[spec]).task
-    else:
-        raise unknown_name("task", spec, [*BUILTIN_TASKS, "reasoning-gym/<dataset>", "package.module:function"])
+    function, named = _function(spec)
+    options = {**named, **options}
     try:
         inspect.signature(function).bind(**options)
     except TypeError as error:
@@ -83,3 +68,27 @@ def make_task(spec: str | Task, **options: Any) -> Task:
     if not isinstance(task, Task):
         raise ConfigError(f"task {spec!r} returned {type(task).__name__}; expected a coevo_env.Task.")
     return task
+
+
+def _function(spec: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that a name stands for, and the options that stand in the name."""
+    for pattern, module in FAMILIES.items():
+        family, option = pattern.rstrip(">").split("<")
+        if spec.startswith(family):
+            return importlib.import_module(module).task, {option: spec.removeprefix(family)}
+    if spec in BUILTIN_TASKS:
+        return importlib.import_module(BUILTIN_TASKS[spec]).task, {}
+    module, _, attribute = spec.partition(":")
+    if ":" not in spec:
+        raise unknown_name("task", spec, [*BUILTIN_TASKS, *FAMILIES, "package.module:function"])
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module of the user's can fail in any way
+        raise ConfigError(
+            f"task {spec!r} could not be imported: {type(error).__name__}: {error}. Expected 'package.module:function'."
+        ) from error
+    if not callable(function):
+        raise ConfigError(
+            f"task {spec!r} is a {type(function).__name__}; expected a function that returns a coevo_env.Task."
+        )
+    return function, {}

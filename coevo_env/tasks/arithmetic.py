@@ -50,20 +50,7 @@ def task(
         ConfigError: An option out of range.
     """
     operations = list(dict.fromkeys(operations))
-    if not operations:
-        raise ConfigError("arithmetic: `operations` is empty; expected at least one of '+', '-', '*'.")
-    for operation in operations:
-        if operation not in OPERATIONS:
-            raise unknown_name("arithmetic operation", operation, OPERATIONS)
-    if not 1 <= digits <= 9:
-        raise ConfigError(f"arithmetic: digits={digits}; expected 1 to 9.")
-    if not 0 < test_fraction < 1:
-        raise ConfigError(
-            f"arithmetic: test_fraction={test_fraction}; expected a number between 0 and 1, both excluded."
-        )
-    if not 0 <= shots <= 8:
-        raise ConfigError(f"arithmetic: shots={shots}; expected 0 to 8.")
-
+    _check_options(operations, digits, test_fraction, shots)
     pairs = _pairs(digits, seed)
     order = rng(seed, digits, stream="task").permutation(len(pairs))
     examples, rest = [pairs[i] for i in order[:shots]], [pairs[i] for i in order[shots:]]
@@ -90,6 +77,22 @@ def task(
             f"{digits}-digit sums with {' '.join(operations)}; 1 for the exact answer, held-out pairs in the test split"
         ),
     )
+
+
+def _check_options(operations: Sequence[str], digits: int, test_fraction: float, shots: int) -> None:
+    if not operations:
+        raise ConfigError("arithmetic: `operations` is empty; expected at least one of '+', '-', '*'.")
+    for operation in operations:
+        if operation not in OPERATIONS:
+            raise unknown_name("arithmetic operation", operation, OPERATIONS)
+    if not 1 <= digits <= 9:
+        raise ConfigError(f"arithmetic: digits={digits}; expected 1 to 9.")
+    if not 0 < test_fraction < 1:
+        raise ConfigError(
+            f"arithmetic: test_fraction={test_fraction}; expected a number between 0 and 1, both excluded."
+        )
+    if not 0 <= shots <= 8:
+        raise ConfigError(f"arithmetic: shots={shots}; expected 0 to 8.")
 
 
 def _pairs(digits: int, seed: int) -> list[tuple[int, int]]:

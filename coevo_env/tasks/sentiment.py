@@ -10,6 +10,8 @@ on.
 The reward is the VADER compound score of opener and response together, in [-1, 1]. It saturates:
 one positive word gives about 0.6, three give 0.9. It does not judge grammar; the KL to the
 reference model does that.
+
+Version history: 1 (0.1.0).
 """
 
 from __future__ import annotations

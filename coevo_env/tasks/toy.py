@@ -8,6 +8,8 @@ Nothing here trains or samples.
 The prompt is an id. Each copy of it in the response earns 1 / T (T is the budget), and each
 neighbour pair in ascending order earns 1/4, so the order of tokens matters and a policy has to read
 its prompt.
+
+Version history: 1 (0.1.0).
 """
 
 from __future__ import annotations

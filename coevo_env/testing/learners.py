@@ -50,63 +50,84 @@ def check_learner(
         CheckFailed: The first check that it did not pass.
     """
 
-    def make(noise: int) -> tuple[Any, BatchEnv]:
-        import torch
-
-        torch.manual_seed(noise)
-        learner = _called("the factory of the learner, called with (policy, seed)", factory, tiny_lm(5, seed=3), 0)
-        _check_protocol(learner)
-        return learner, _toy(batch_size, group_size)
-
+    trial = _Trial(factory, batch_size, group_size)
     import torch
 
     with torch.random.fork_rng(devices=[]):  # the caller's random state is his own
-        first, game = make(1)
+        learner, game = trial.begin(1)
         keys: set[str] | None = None
         for _ in range(2):
-            keys = _step(first, game, keys)[1]
-        saved, played = _state(first), game.state_dict()
+            keys = _step(learner, game, keys)[1]
+        _check_same_seed(trial, learner, keys)
+        _check_resumes(trial, learner, game, keys)
+        rewards = [_step(learner, game, keys)[0] for _ in range(iterations)]
+    _check_learns(rewards, batch_size)
+    return ["protocol", "metrics", "rollout unchanged", "same seed, same weights", "save, load, continue", "learns"]
 
-        second, other = make(2)
-        for _ in range(2):
-            _step(second, other, keys)
-        if where := _difference(_state(first), _state(second)):
-            raise CheckFailed(
-                f"two learners of the same seed after 2 updates, at {where}",
-                "different states",
-                "the same, bit for bit (draw from a generator of your own, seeded by `seed`, never from the global "
-                "one)",
-            )
 
-        third, resumed = make(3)
-        _called("learner.load_state_dict", third.load_state_dict, saved)
-        resumed.load_state_dict(played)
-        if where := _difference(_state(third), saved):
-            raise CheckFailed(
-                f"a learner after load_state_dict, at {where}",
-                "another state than was saved",
-                "the state that was saved",
-            )
-        for learner, its in ((first, game), (third, resumed)):
-            _step(learner, its, keys)
-        if where := _difference(_state(first), _state(third)):
-            raise CheckFailed(
-                f"save, load and one more update, at {where}",
-                "another state than without the interruption",
-                "the same, bit for bit (state_dict holds moments, counters and random state too)",
-            )
+class _Trial:
+    """Makes learners of one seed, each with a game of its own."""
 
-        rewards = [_step(first, game, keys)[0] for _ in range(iterations)]
-    third_part = max(1, iterations // 3)
+    def __init__(self, factory: Callable[[LanguageModel, int], Any], batch_size: int, group_size: int):
+        self.factory, self.sizes = factory, (batch_size, group_size)
+
+    def begin(self, noise: int) -> tuple[Any, BatchEnv]:
+        """A learner and its game; `noise` seeds the global generator, on which nothing may
+        depend."""
+        import torch
+
+        torch.manual_seed(noise)
+        what = "the factory of the learner, called with (policy, seed)"
+        learner = _called(what, self.factory, tiny_lm(5, seed=3), 0)
+        _check_protocol(learner)
+        return learner, _toy(*self.sizes)
+
+
+def _check_same_seed(trial: _Trial, first: Any, keys: set[str] | None) -> None:
+    """Whether another learner of that seed is where `first` is after two updates."""
+    second, game = trial.begin(2)
+    for _ in range(2):
+        _step(second, game, keys)
+    if where := _difference(_state(first), _state(second)):
+        raise CheckFailed(
+            f"two learners of the same seed after 2 updates, at {where}",
+            "different states",
+            "the same, bit for bit (draw from a generator of your own, seeded by `seed`, never from the global one)",
+        )
+
+
+def _check_resumes(trial: _Trial, first: Any, game: BatchEnv, keys: set[str] | None) -> None:
+    """Whether a learner that loads the state of `first` goes on as it does; both play one more
+    batch."""
+    saved = _state(first)
+    third, resumed = trial.begin(3)
+    _called("learner.load_state_dict", third.load_state_dict, saved)
+    resumed.load_state_dict(game.state_dict())
+    if where := _difference(_state(third), saved):
+        raise CheckFailed(
+            f"a learner after load_state_dict, at {where}", "another state than was saved", "the state that was saved"
+        )
+    for learner, its in ((first, game), (third, resumed)):
+        _step(learner, its, keys)
+    if where := _difference(_state(first), _state(third)):
+        raise CheckFailed(
+            f"save, load and one more update, at {where}",
+            "another state than without the interruption",
+            "the same, bit for bit (state_dict holds moments, counters and random state too)",
+        )
+
+
+def _check_learns(rewards: list[np.ndarray], batch_size: int) -> None:
+    """Whether the reward has risen, given that of each response of each update, (B,)."""
+    third_part = max(1, len(rewards) // 3)
     early, late = np.concatenate(rewards[:third_part]), np.concatenate(rewards[-third_part:])
     error = math.hypot(early.std() / math.sqrt(len(early)), late.std() / math.sqrt(len(late)))
     if not late.mean() - early.mean() > 3 * error:
         raise CheckFailed(
-            f"the mean reward over {iterations} updates of {batch_size} responses",
+            f"the mean reward over {len(rewards)} updates of {batch_size} responses",
             f"{early.mean():.3f} in the first third and {late.mean():.3f} in the last (standard error {error:.3f})",
             "a rise of more than three standard errors (is the learning rate large enough for a tiny model?)",
         )
-    return ["protocol", "metrics", "rollout unchanged", "same seed, same weights", "save, load, continue", "learns"]
 
 
 def _toy(batch_size: int, group_size: int) -> BatchEnv:

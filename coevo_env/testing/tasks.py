@@ -52,15 +52,7 @@ def check_task(task: str | Task, model: Any = None, prompts: int = 64) -> list[s
     spec, task = task, make_task(task)
     passed = [*_check_prompts(task), *_check_templates(task)]
     if isinstance(spec, str):
-        twin = make_task(spec)
-        for split in ("train", "test"):
-            if [str(p) for p in task.prompts(split)] != [str(p) for p in twin.prompts(split)]:
-                raise CheckFailed(
-                    f"task {spec!r}, made twice",
-                    f"different prompts in the {split} split",
-                    "the same ones (seed what is random)",
-                )
-        passed.append("made the same twice")
+        passed += _check_made_twice(spec, task)
     policy: Any = None if model is None else load_reference(model, task.tokenizer)
     tokenizer = task.tokenizer or getattr(policy, "tokenizer", None) or load_tokenizer(task.model)
     for split in ("train", "test"):
@@ -76,22 +68,7 @@ def check_task(task: str | Task, model: Any = None, prompts: int = 64) -> list[s
             -(-64 // count) if rules.joint_terms else 1
         )  # many partners for each
         texts = _answers(rules, asked)
-        for term, (_, function) in rules.terms.items():
-            for said in texts.values():
-                try:
-                    check_reward(function, asked, said)
-                except CheckFailed as error:
-                    raise CheckFailed(
-                        f"task {task.name!r}, term {term!r}, {error.what}", error.got, error.expected
-                    ) from error
-        for term, (_, function) in rules.joint_terms.items():
-            for said in texts.values():
-                try:
-                    check_joint_reward(function, 2, asked, list(zip(said, _random(rules, len(asked), 2), strict=True)))
-                except CheckFailed as error:
-                    raise CheckFailed(
-                        f"task {task.name!r}, joint term {term!r}, {error.what}", error.got, error.expected
-                    ) from error
+        _check_terms(rules, asked, texts)
         if task.scripted is not None:
             _check_scripted(rules, asked, texts)
     passed += ["contexts fit", "rewards", *(["scripted policy"] if task.scripted else [])]
@@ -114,6 +91,19 @@ def _check_prompts(task: Task) -> list[str]:
                     "train and test without common prompts",
                 )
     return ["prompts are text", "splits are disjoint"]
+
+
+def _check_made_twice(name: str, task: Task) -> list[str]:
+    """Whether the name gives the same prompts again."""
+    twin = make_task(name)
+    for split in ("train", "test"):
+        if [str(p) for p in task.prompts(split)] != [str(p) for p in twin.prompts(split)]:
+            raise CheckFailed(
+                f"task {name!r}, made twice",
+                f"different prompts in the {split} split",
+                "the same ones (seed what is random)",
+            )
+    return ["made the same twice"]
 
 
 def _check_templates(task: Task) -> list[str]:
@@ -185,6 +175,26 @@ def _random(rules: Rules, count: int, seed: int) -> list[str]:
     legal = np.flatnonzero(rules.sampling.mask(rules.vocab_size, 0))
     lengths = draw.integers(1, rules.max_new_tokens + 1, count)
     return [rules.text(draw.choice(legal[legal != rules.eos_id], n).tolist()) for n in lengths]
+
+
+def _check_terms(rules: Rules, asked: Sequence[Prompt], texts: Mapping[str, list[str]]) -> None:
+    """Tries every reward term on all that could be said, joint ones with a partner who plays at
+    random."""
+    name = rules.task.name
+    for term, (_, function) in rules.terms.items():
+        for said in texts.values():
+            try:
+                check_reward(function, asked, said)
+            except CheckFailed as error:
+                raise CheckFailed(f"task {name!r}, term {term!r}, {error.what}", error.got, error.expected) from error
+    for term, (_, function) in rules.joint_terms.items():
+        for said in texts.values():
+            try:
+                check_joint_reward(function, 2, asked, list(zip(said, _random(rules, len(asked), 2), strict=True)))
+            except CheckFailed as error:
+                raise CheckFailed(
+                    f"task {name!r}, joint term {term!r}, {error.what}", error.got, error.expected
+                ) from error
 
 
 def _check_scripted(rules: Rules, prompts: Sequence[Prompt], texts: Mapping[str, list[str]]) -> None:

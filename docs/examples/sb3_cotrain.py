@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 import coevo_env
 from coevo_agents.adapters.sb3 import CoevoVecEnv, KLCallback, SB3Actor, TokenExtractor, cotrain
-from coevo_agents.training.evaluate import play
+from coevo_agents.training.play import play
 
 
 def held_out(actor, episodes: int = 256) -> float:

@@ -27,7 +27,7 @@ from coevo_agents.adapters.sb3 import (
     language_model_kwargs,
     maskable_causal_lm_policy,
 )
-from coevo_agents.training.evaluate import play
+from coevo_agents.training.play import play
 from coevo_env.testing import tiny_lm
 
 

@@ -56,6 +56,7 @@ MODULES = (
     *("coevo_env.rng", "coevo_env.testing", "coevo_env.errors"),
     *(
         "coevo_agents.runs.config",
+        "coevo_agents.runs.settings",
         "coevo_agents.learners.learner",
         "coevo_agents.learners.policy",
         "coevo_agents.learners.ppo",
@@ -74,7 +75,6 @@ MODULES = (
 OTHERS = {
     "__version__": "Version of the package.",
     "ASSETS": "Name -> asset.",
-    "MODES": "Names of the reward mixings.",
     "PER_TOKEN": "The series of numbers that a turn can have, one number per token.",
 }
 """Constants of which the code says nothing by itself."""

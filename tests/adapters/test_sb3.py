@@ -40,7 +40,7 @@ from coevo_agents.adapters.sb3 import (
     maskable_causal_lm_policy,
 )
 from coevo_agents.learners.policy import LoRAConfig
-from coevo_agents.training.evaluate import play
+from coevo_agents.training.play import play
 from coevo_env.errors import ConfigError, MissingExtraError
 from coevo_env.game import scoring
 from coevo_env.game.kl import KLConfig

@@ -79,8 +79,12 @@ class Narrow:
     def __init__(self, policy, config):
         self.policy = policy
 
-class Idle:
+class Early:
     def __init__(self, policy, reference, config, sampling, seed):
+        self.rate = config.learner_options["rate"]
+
+class Idle:
+    def __init__(self, policy, reference, settings, sampling, seed):
         self.policy = self
 
     def generate(self, contexts, max_new_tokens, sampling, uniforms):
@@ -147,7 +151,8 @@ def refused_run(refused, model, here):
     """Starts a tiny run with settings that cannot work; nothing may be left of it."""
 
     def call(*words: str, **settings: object) -> str:
-        named = {**runs.TINY, "model": model, **{name.replace("__", "."): value for name, value in settings.items()}}
+        given = {name.replace("__", "."): value for name, value in settings.items()}
+        named = {**runs.tiny(str(given.get("learner", "ppo"))), "model": model, **given}
         err = refused(
             "train", *(f"--set={name}={value}" for name, value in named.items()), "--out", here / "run", *words
         )
@@ -191,6 +196,18 @@ def refused_run(refused, model, here):
         ({"ppo__decay_updates": -1}, ["ppo.decay_updates=-1"]),
         ({"ppo__whiten": "maybe"}, ["ppo.whiten='maybe'", "type bool"]),
         ({"lora__rank": 0}, ["lora.rank=0", "from 1"]),
+        ({"lora__rank": 4}, ["lora.rank=4 does nothing in this run", "weights='lora'"]),
+        ({"kl__target": 3}, ["kl.target=3.0 does nothing", "kl.controller='adaptive' or 'dual'"]),
+        ({"mixing_weight": 0.5}, ["mixing_weight=0.5 does nothing", "mixing='weighted'"]),
+        ({"elastic__decay": 0.5}, ["elastic.decay=0.5 does nothing", "elastic.every > 0"]),
+        ({"alternate_every": 3}, ["alternate_every=3 does nothing", "updates='alternating'"]),
+        (
+            {"learner": "grpo", "ppo__learning_rate": 1},
+            ["this run's learner is grpo", "Did you mean 'grpo.learning_rate'?"],
+        ),
+        ({"best_of": 17}, ["unknown setting 'best_of'", "Did you mean 'best_of_n.n'?"]),
+        ({"learner_options__nobody": 1}, ["unknown setting 'learner_options.nobody'", "'learner_settings'?"]),
+        ({"ppo__clpi": 1}, ["ppo.clpi: this run's learner is ppo", "Did you mean 'ppo.clip'?"]),
         (
             {"weights": "lora", "lora__targets": "nothing"},
             ["targets='nothing'", "no module 'nothing' in the model", "c_attn, c_fc, c_proj"],
@@ -315,15 +332,16 @@ def test_rewards_that_choose_the_best_of_n(function, says, refused_run):
         (
             "my_tasks:Narrow",
             [
-                "'my_tasks:Narrow' cannot be made from policy, reference, config, sampling, seed",
+                "'my_tasks:Narrow' cannot be made",
+                "takes these five: (policy, reference, settings, sampling, seed)",
                 "too many",
-                "five arguments",
             ],
         ),
         (
             "my_tasks:constant",
-            ["'my_tasks:constant' cannot be made", "3 is not a callable object", "Expected a class or function"],
+            ["'my_tasks:constant' cannot be made", "3 is not a callable object", "Expected a class"],
         ),
+        ("my_tasks:Early", ["takes `config`", "since 0.2 it is given `settings`", "docs/add_a_learner.md"]),
         (
             "my_tasks:Idle",
             [
@@ -570,7 +588,7 @@ def test_a_policy_that_diverged_is_told_and_not_a_crash(model, here):
     with pytest.raises(NonFiniteError, match=r"expected finite numbers|is not finite|norm is"):
         train(config(model, ppo__learning_rate=1e9, ppo__max_grad_norm=0), here / "run")
     run = Run(config(model), here / "nan")
-    next(run.learners[0].policy.lm.module.parameters()).data.fill_(
+    next(run.parts.learners[0].policy.lm.module.parameters()).data.fill_(
         float("nan")
     )  # as a step in which the weights overflow
     with pytest.raises(

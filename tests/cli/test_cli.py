@@ -16,8 +16,10 @@ import runs
 from runs import assert_same_run, config, train
 
 from coevo_agents import cli
-from coevo_agents.runs.config import PRESETS, Config, apply, from_dict, names, preset, to_dict
+from coevo_agents.runs.config import Config
 from coevo_agents.runs.folder import read_config
+from coevo_agents.runs.presets import PRESETS
+from coevo_agents.runs.settings import apply, from_dict, names, preset, to_dict
 from coevo_agents.training.loop import Interrupted
 from coevo_env.errors import ConfigError
 from coevo_env.tasks import BUILTIN_TASKS
@@ -67,14 +69,20 @@ def test_every_command_has_help(name, command):
 
 
 def test_every_setting_is_listed_with_its_value(command):
-    listed = dict(line.split(" = ", 1) for line in command("train", "--list-settings").splitlines())
-    assert set(listed) == set(names())
-    assert listed["batch_size"] == repr(Config().batch_size) and listed["kl.beta"] == repr(Config().kl.beta)
+    lines = command("train", "--list-settings").splitlines()
+    listed = {line.split(" = ")[0]: line.split(" = ", 1)[1].split("  # ") for line in lines}
+    assert list(listed) == list(names())
+    assert listed["batch_size"][0] == "64" and listed["kl.beta"][0] == "0.2" and listed["task"][0] == '"sentiment"'
+    assert [name for name, (_, *words) in listed.items() if len(words) != 1 or not words[0]] == []
+    ours = command("train", "--learner", "grpo", "--set", "group_size=2", "--list-settings")
+    assert "\ngrpo.clip = 0.2  # Range of" in ours and "ppo." not in ours.replace("grpo.", "").replace("mappo", "")
     changed = command(
         "train", "--preset", "smollm2-imdb", "--batch-size", 7, "--set", "lora.targets=['a[b]']", "--list-settings"
     )
     assert (
-        "batch_size = 7\n" in changed and "task = 'imdb'\n" in changed and """lora.targets = "['a[b]']"\n""" in changed
+        "batch_size = 7  #" in changed
+        and 'task = "imdb"  #' in changed
+        and """lora.targets = "['a[b]']"  #""" in changed
     )
 
 
@@ -107,7 +115,7 @@ def test_a_config_survives_json():
             "seed": str(2**60 + 1),
         },
     )
-    assert (changed.kl.beta, changed.ppo.whiten, changed.batch_size, changed.seed) == (0.25, False, 100, 2**60 + 1)
+    assert (changed.kl.beta, changed.settings.whiten, changed.batch_size, changed.seed) == (0.25, False, 100, 2**60 + 1)
     assert changed.task_options == {"x": {"a": [1, 2]}, "y": "word"}
     assert from_dict(json.loads(json.dumps(to_dict(changed)))) == changed
     early = {
@@ -308,10 +316,10 @@ def test_the_default_run_improves_both_agents(tmp_path):
 
 
 def test_commands_that_are_suggested_repeat_code_of_ones_own():
-    from coevo_agents.runs.config import Config, apply
+    from coevo_agents.runs.config import Config
     from coevo_agents.runs.folder import repeated
 
-    own = apply(Config(), {"task": "mine:task", "learner": "mine:Learner"})
+    own = Config(task="mine:task", learner="mine:Learner")
     assert repeated(own, "task") == " --task mine:task"
     assert repeated(own, "task", "learner") == " --task mine:task --learner mine:Learner"
     assert repeated(Config(), "task", "learner") == ""

@@ -7,7 +7,6 @@ driver of our own plays many, with a vocabulary of five tokens as well.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,63 +16,29 @@ import gymnasium
 import numpy as np
 import pettingzoo
 import pytest
-from closed_forms import Characters, Unigram
+from builtin import made
+from closed_forms import Unigram
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.utils.env_checker import data_equivalence
 from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test, render_test, seed_test, state_test
 
 import coevo_env
-from coevo_env.assets.tfidf import TfidfClassifier
-from coevo_env.testing import tiny_lm
+from coevo_env.tasks import BUILTIN_TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 LARGE = 50257
-GAMES: dict[str, dict] = {
-    "toy": {"task": "toy"},
-    "matching": {"task": "matching"},
-    "toy_large": {"task": "toy", "task_options": {"vocab_size": LARGE}, "model": Unigram(LARGE)},
-    "sentiment": {},
-    "arithmetic": {"task": "arithmetic", "model": Unigram(Characters.vocab_size, tokenizer=Characters())},
-    "imdb": {},
-    "gsm8k": {},
-    "reasoning-gym": {},
-}
+GAMES = [*BUILTIN_TASKS, "reasoning-gym/chain_sum", "toy_large"]
 """Every task, and the toy with a vocabulary as large as a language model's. The references are
-closed forms. What needs a tokenizer, data in the hub's format or a classifier is made when it is
-first needed, by `complete`."""
+closed forms."""
 
 
-def complete(game: str, folder: Path) -> dict:
-    """The settings of a game that cannot be written down before the tests run: real text with a
-    byte-level tokenizer."""
-    if game == "sentiment":
-        rules = coevo_env.raw_env(task="sentiment").rules
-        return {"task": rules.task, "model": Unigram(rules.vocab_size, tokenizer=rules.tokenizer)}
-    tokenizer = tiny_lm(None).tokenizer
-    model = Unigram(tokenizer.vocab_size, tokenizer=tokenizer)
-    reviews = [f"{word} film, take {i}, and I will say so again" for i in range(4) for word in ("A great", "An awful")]
-    rows = {
-        "imdb": [{"text": text, "label": i % 2} for i, text in enumerate(reviews)],
-        "gsm8k": [{"question": f"What is {i} plus 2?", "answer": f"{i} + 2 = {i + 2}\n#### {i + 2}"} for i in range(8)],
-    }
-    if game == "reasoning-gym":
-        pytest.importorskip("reasoning_gym")
-        return {
-            "task": "reasoning-gym/chain_sum",
-            "task_options": {"size": 12},
-            "model": model,
-            "max_context": 600,
-            "max_new_tokens": 9,
-        }
-    for split, part in (("train", rows[game][:6]), ("test", rows[game][6:])):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    options: dict = {"source": str(folder)}
-    if game == "imdb":
-        pytest.importorskip("sklearn")
-        TfidfClassifier.fit(reviews, [1, 0] * 4).save(folder / "classifier")
-        options.update(reward=str(folder / "classifier"), tokenizer="words")
-    return {"task": game, "task_options": options, "model": model, "max_context": 900, "max_new_tokens": 9}
+def keywords(game: str, folder: Path) -> dict:
+    """What makes a face of a game. Turns of real text are cut short: here nobody says anything."""
+    if game == "toy_large":
+        return {"task": coevo_env.make_task("toy", vocab_size=LARGE), "model": Unigram(LARGE)}
+    task, model = made(game, folder)
+    return {"task": task, "model": model, "max_new_tokens": min(9, task.max_new_tokens)}
 
 
 def cases() -> Iterator:
@@ -93,12 +58,12 @@ every_case = pytest.mark.parametrize(("game", "options"), list(cases()))
 def build(tmp_path_factory) -> Callable:
     """Makes a face of a game; tasks and tokenizers are loaded once."""
 
+    known: dict[str, dict] = {}
+
     def make(face: Callable, game: str, **options):
-        known = GAMES[game]
-        if not known:
-            known.update(complete(game, tmp_path_factory.mktemp(game)))
-            known["task"] = coevo_env.make_task(known["task"], **known.pop("task_options", {}))
-        return face(**known, **options)
+        if game not in known:
+            known[game] = keywords(game, tmp_path_factory.mktemp(game.replace("/", "-")))
+        return face(**known[game], **options)
 
     return make
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from coevo_agents.learners.policy import ActorCritic
-from coevo_agents.runs.config import Config, apply
+from coevo_agents.runs.config import Config
+from coevo_agents.runs.settings import apply
 from coevo_agents.training.loop import Run
 from coevo_env.game.task import Task
 from coevo_env.tasks import toy
@@ -38,6 +39,11 @@ TINY: dict[str, Any] = {
 }
 
 
+def tiny(learner: str) -> dict[str, Any]:
+    """`TINY` without the settings of another learner."""
+    return {name: value for name, value in TINY.items() if learner == "ppo" or not name.startswith("ppo.")}
+
+
 def save_tiny(directory: Path, vocab_size: int | None = 5) -> Path:
     """A tiny model on disk."""
     ActorCritic(tiny_lm(vocab_size, seed=3)).save_pretrained(directory)
@@ -46,9 +52,8 @@ def save_tiny(directory: Path, vocab_size: int | None = 5) -> Path:
 
 def config(model: Path, **overrides: Any) -> Config:
     """Settings of a tiny run; `__` stands for a dot."""
-    return apply(
-        Config(model=str(model)), {**TINY, **{name.replace("__", "."): value for name, value in overrides.items()}}
-    )
+    given = {name.replace("__", "."): value for name, value in overrides.items()}
+    return apply(Config(model=str(model)), {**tiny(given.get("learner", "ppo")), **given})
 
 
 def train(settings: Config, directory: Path, **options: Any) -> Run:

@@ -9,15 +9,17 @@ each agent answers for itself alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from closed_forms import TeamGame
 
-from coevo_agents.learners.learner import find_learner
+from coevo_agents.learners.learner import find_learner, settings_class
 from coevo_agents.learners.policy import make_policies
-from coevo_agents.runs.config import Config, apply
-from coevo_agents.training.evaluate import play
+from coevo_agents.runs.config import Config
+from coevo_agents.runs.settings import apply
+from coevo_agents.training.play import play
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.faces.build import build
 from coevo_env.game.kl import KLConfig
@@ -52,7 +54,7 @@ def make(
     }
     if learner in ("rloo", "grpo"):
         options.setdefault("group_size", 8)
-    if hasattr(Config(), learner):
+    if "decay_updates" in {field.name for field in fields(settings_class(learner))}:
         options.setdefault(f"{learner}.decay_updates", iterations)
     config = apply(Config(kl=KLConfig(beta=BETA)), options)
     base = tiny_lm(5, seed=seed, eos_id=0)
@@ -62,7 +64,9 @@ def make(
     game = BatchEnv(batch, rules=rules, reference=reference)
     factory = find_learner(learner)
     different = policies[:1] if config.shared else policies
-    learners = [factory(policy, reference, config, rules.sampling, 10 * seed + i) for i, policy in enumerate(different)]
+    learners = [
+        factory(policy, reference, config.settings, rules.sampling, 10 * seed + i) for i, policy in enumerate(different)
+    ]
     return game, learners
 
 

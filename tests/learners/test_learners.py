@@ -16,8 +16,9 @@ from toy_runs import BETA, make, step, train
 from coevo_agents.learners.learner import LEARNERS, LearnerError, checked, find_learner
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
 from coevo_agents.methods.update_order import drift, importance, order
-from coevo_agents.runs.config import Config, apply
-from coevo_agents.training.evaluate import play
+from coevo_agents.runs.config import Config
+from coevo_agents.runs.settings import apply
+from coevo_agents.training.play import play
 from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
@@ -410,12 +411,12 @@ def test_check_learner_passes(learner, weights):
     rate = (
         1e-2 if weights == "separate" else 2e-4 if "ppo" in learner else 1e-3
     )  # so that learning takes several of the 30 updates
-    config = apply(Config(), {"group_size": 4, f"{learner}.learning_rate": rate})
+    config = apply(Config(), {"learner": learner, "group_size": 4, f"{learner}.learning_rate": rate})
 
     def factory(lm, seed):
         lora = LoRAConfig(rank=8, alpha=32) if weights == "lora" else None
         policies, reference = make_policies(lm, ["llm1"], lora, 0)
-        return find_learner(learner)(policies[0], reference, config, Sampling(), seed)
+        return find_learner(learner)(policies[0], reference, config.settings, Sampling(), seed)
 
     passed = check_learner(factory, group_size=4)
     assert {"same seed, same weights", "save, load, continue", "learns"} <= set(passed)
@@ -448,9 +449,9 @@ def test_every_weight_mode_trains_what_it_should(learner, weights):
 def test_a_second_pass_without_a_ratio_is_refused():
     for learner in ("reinforce", "rloo"):
         with pytest.raises(ConfigError, match=rf"{learner}.epochs=2; expected 1"):
-            apply(Config(), {f"{learner}.epochs": 2})
+            apply(Config(), {"learner": learner, "group_size": 2, f"{learner}.epochs": 2})
         with pytest.raises(ConfigError, match=rf"{learner}.target_kl=0.1; expected 0"):
-            apply(Config(), {f"{learner}.target_kl": 0.1})
+            apply(Config(), {"learner": learner, "group_size": 2, f"{learner}.target_kl": 0.1})
 
 
 def test_a_group_of_one_is_refused_before_anything_is_computed():
@@ -513,7 +514,7 @@ def test_best_of_n_earns_the_expected_maximum():
     """The mean reward of the kept responses is E[max of n], computed from the distribution of
     rewards by enumeration."""
     n, episodes = 3, 4096
-    game, learners = make("best_of_n", 1, False, 0, batch=episodes, best_of=n)
+    game, learners = make("best_of_n", 1, False, 0, batch=episodes, **{"best_of_n.n": n})
     metrics = step(game, learners, 0)[0]
     rules, (rollout,) = game.rules, game.rollouts()
     tokens, lengths = responses(rules)
@@ -529,8 +530,8 @@ def test_best_of_n_earns_the_expected_maximum():
     error = rollout.task_reward.std() / math.sqrt(episodes)
     assert rollout.task_reward.mean() == pytest.approx(np.mean(expected), abs=4 * error)
     assert metrics["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
-    with pytest.raises(ConfigError, match="best_of=1; expected a whole number >= 2"):
-        make("best_of_n", 1, False, 0, best_of=1)
+    with pytest.raises(ConfigError, match=r"best_of_n\.n=1; expected a whole number >= 2"):
+        make("best_of_n", 1, False, 0, **{"best_of_n.n": 1})
 
 
 # ---------------------------------------------------------------- who learns when

@@ -12,8 +12,8 @@ import pytest
 from closed_forms import TeamGame
 
 from coevo_agents.learners.policy import make_policies
-from coevo_agents.learners.ppo import PPO, PPOConfig
-from coevo_agents.training.evaluate import play
+from coevo_agents.learners.ppo import PPO
+from coevo_agents.training.play import play
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.faces.build import build
 from coevo_env.game.kl import KLConfig
@@ -77,10 +77,10 @@ def test_two_learners_reach_the_equilibrium(mixing, weight):
     they start at least twice as far away."""
     policies, reference, rules = toy(mixing, weight)
     game = BatchEnv(BATCH, rules=rules, reference=reference)
-    config = PPOConfig(
+    config = PPO.Settings(
         learning_rate=3e-3, epochs=2, decay_updates=ITERATIONS, value_clip=0.0, value_coef=0.5
     )  # the value has much to learn
-    learners = [PPO(policy, config, seed=i, sampling=rules.sampling) for i, policy in enumerate(policies)]
+    learners = [PPO(policy, None, config, rules.sampling, i) for i, policy in enumerate(policies)]
     for iteration in range(ITERATIONS):
         game.reset(iteration * BATCH)
         play(game, policies)

@@ -12,8 +12,8 @@ from oracles import CooperativePair
 
 from coevo_agents.learners.objectives import gae
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
-from coevo_agents.learners.ppo import PPO, PPOConfig
-from coevo_agents.training.evaluate import play
+from coevo_agents.learners.ppo import PPO
+from coevo_agents.training.play import play
 from coevo_env.errors import ConfigError, NonFiniteError
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.faces.build import build
@@ -28,10 +28,8 @@ def game_and_learner(seed=0, batch=8, beta=0.3, mode="reported", lora=None, **se
     policies, reference = make_policies(base, ["llm1"], lora, seed)
     rules, _ = build("toy", reference, kl=KLConfig(mode=mode, beta=beta), seed=seed, num_agents=1)
     game = BatchEnv(batch, rules=rules, reference=reference)
-    config = PPOConfig(**{"learning_rate": 1e-3, **settings})
-    learner = PPO(
-        policies[0], config, seed=seed, sampling=rules.sampling, reference=reference if mode == "loss" else None
-    )
+    settings = PPO.Settings(**{"learning_rate": 1e-3, **settings})
+    learner = PPO(policies[0], reference, settings, rules.sampling, seed)
     return game, learner
 
 
@@ -63,7 +61,7 @@ def test_gae_with_lambda_one_is_return_minus_value():
     assert gae(rewards, values, np.array([3]), 1.0, 1.0).tolist() == [[6.5, 5.75, 3.875]]
 
 
-def slow_loss(learner: PPO, rollout, config: PPOConfig) -> float:
+def slow_loss(learner: PPO, rollout, config: PPO.Settings) -> float:
     """The PPO loss token by token in plain Python, from whole-sequence forward passes without
     padding."""
     lm, module = learner.policy.lm, learner.policy.lm.module
@@ -123,7 +121,7 @@ def test_loss_against_the_slow_oracle():
     captured = []
     original = learner._step
     learner._step = lambda batch, rows: (
-        captured.append((batch, slow_loss(learner, rollout, learner.config))),
+        captured.append((batch, slow_loss(learner, rollout, learner.settings))),
         original(batch, rows),
     )[1]
     learner.update(rollout)
@@ -134,7 +132,7 @@ def test_loss_against_the_slow_oracle():
     batch = captured[0][0]
     with torch.no_grad():
         now, parts = learner.loss(batch, np.arange(12), int(rollout.lengths.sum()))
-    assert float(now) == pytest.approx(slow_loss(learner, rollout, learner.config), abs=2e-6)
+    assert float(now) == pytest.approx(slow_loss(learner, rollout, learner.settings), abs=2e-6)
     assert parts["clip_fraction"] > 0
 
 
@@ -223,7 +221,7 @@ def test_early_stop_and_minibatch_errors():
 def test_truncated_sampling_is_refused():
     policy = ActorCritic(tiny_lm(5))
     with pytest.raises(ConfigError, match="support"):
-        PPO(policy, PPOConfig(), sampling=Sampling(top_k=2))
+        PPO(policy, None, PPO.Settings(), Sampling(top_k=2))
 
 
 def test_non_finite_loss_stops_before_the_weights_are_touched():
@@ -258,7 +256,7 @@ def test_lora_trains_only_its_adapter_and_the_reference_stays():
     rules, _ = build("toy", reference, kl=KLConfig(beta=0.1), seed=0)
     game = BatchEnv(16, rules=rules, reference=reference)
     learners = [
-        PPO(policy, PPOConfig(learning_rate=1e-2), seed=i, sampling=rules.sampling) for i, policy in enumerate(policies)
+        PPO(policy, None, PPO.Settings(learning_rate=1e-2), rules.sampling, i) for i, policy in enumerate(policies)
     ]
     frozen = {n: p.detach().clone() for n, p in reference.module.named_parameters() if "lora" not in n}
     contexts, tokens, lengths = [[1], [2, 1]], np.array([[1, 2, 0], [3, 0, 0]]), np.array([3, 2])
@@ -301,8 +299,8 @@ def test_cory_reaches_the_closed_form_optimum(seed):
         "toy", reference, kl=KLConfig(beta=beta), seed=seed, exchange_every=batch, task_options={"max_new_tokens": 2}
     )
     game = BatchEnv(batch, rules=rules, reference=reference)
-    config = PPOConfig(learning_rate=3e-3, epochs=2, decay_updates=iterations)
-    learners = [PPO(policy, config, seed=10 * seed + i, sampling=rules.sampling) for i, policy in enumerate(policies)]
+    config = PPO.Settings(learning_rate=3e-3, epochs=2, decay_updates=iterations)
+    learners = [PPO(policy, None, config, rules.sampling, 10 * seed + i) for i, policy in enumerate(policies)]
     for iteration in range(iterations):
         game.reset(iteration * batch)
         play(game, policies)

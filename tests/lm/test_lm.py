@@ -130,19 +130,20 @@ def test_sampling_scoring_cursor_and_distributions_agree(models, name, kind, blo
 def test_critics_learn_with_any_architecture(models, name, learner, mode):
     from coevo_agents.learners.learner import find_learner
     from coevo_agents.learners.policy import make_policies
-    from coevo_agents.runs.config import Config, apply
-    from coevo_agents.training.evaluate import play
+    from coevo_agents.runs.config import Config
+    from coevo_agents.runs.settings import apply
+    from coevo_agents.training.play import play
     from coevo_env.faces.batch import BatchEnv
     from coevo_env.faces.build import build
 
-    config = apply(Config(), {"kl.mode": mode, f"{learner}.learning_rate": 1e-2})
+    config = apply(Config(), {"learner": learner, "kl.mode": mode, f"{learner}.learning_rate": 1e-2})
     policies, reference = make_policies(models[name].clone(), ["llm1", "llm2"], None, 0)
     rules, _ = build("toy", reference, kl=config.kl, task_options={"vocab_size": 11})
     game = BatchEnv(8, rules=rules, reference=reference)
     game.reset(0)
     play(game, policies)
     rollout, policy = game.rollouts()[1], policies[1]
-    metrics = find_learner(learner)(policy, reference, config, rules.sampling, 0).update(rollout)
+    metrics = find_learner(learner)(policy, reference, config.settings, rules.sampling, 0).update(rollout)
     assert metrics["grad_norm"] > 0 and np.isfinite(list(metrics.values())).all()
     scored = policy.lm.score(rollout.contexts, rollout.tokens, rollout.lengths, Sampling())
     assert np.abs(scored - rollout.logprobs)[rollout.mask].max() > 1e-3  # it has learned something
@@ -157,9 +158,8 @@ def test_critics_learn_with_any_architecture(models, name, learner, mode):
 
 
 def test_a_head_that_nobody_knows_samples_and_scores_but_has_no_critic(models):
-    from coevo_agents.learners.learner import find_learner
+    from coevo_agents.learners.learner import find_learner, settings_class
     from coevo_agents.learners.policy import make_policies
-    from coevo_agents.runs.config import Config
 
     module = models["cohere (scaled logits)"].clone().module
     module.logit_scale = 0.7  # not what its configuration says
@@ -171,8 +171,8 @@ def test_a_head_that_nobody_knows_samples_and_scores_but_has_no_critic(models):
     (policy,), reference = make_policies(lm, ["llm1"], None, 0)
     for name in ("ppo", "mappo"):
         with pytest.raises(ConfigError, match=r"needs a value head .* CohereForCausalLM .* 'reinforce'"):
-            find_learner(name)(policy, reference, Config(), Sampling(), 0)
-    find_learner("reinforce")(policy, reference, Config(), Sampling(), 0)
+            find_learner(name)(policy, reference, settings_class(name)(), Sampling(), 0)
+    find_learner("reinforce")(policy, reference, settings_class("reinforce")(), Sampling(), 0)
 
 
 @pytest.mark.parametrize("kind", ["MambaConfig", "RwkvConfig"])

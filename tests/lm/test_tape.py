@@ -9,9 +9,9 @@ import runs
 import torch
 from test_lm import architectures, contexts
 
-from coevo_agents.learners.grpo import GRPO, GRPOConfig
+from coevo_agents.learners.grpo import GRPO
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies, remembering
-from coevo_agents.learners.ppo import PPO, PPOConfig
+from coevo_agents.learners.ppo import PPO
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
@@ -144,10 +144,10 @@ def test_an_update_is_the_same_with_and_without_tapes(learner, monkeypatch):
             task_options={"vocab_size": 7},
         )
         if learner == "grpo":
-            made: object = GRPO(policy, GRPOConfig(learning_rate=1e-2, reuse_mib=mib), sampling=game.rules.sampling)
+            made: object = GRPO(policy, None, GRPO.Settings(learning_rate=1e-2, reuse_mib=mib), game.rules.sampling)
         else:
-            config = PPOConfig(learning_rate=1e-2, epochs=2 if "two" in learner else 1, reuse_mib=mib)
-            made = PPO(policy, config, sampling=game.rules.sampling)
+            config = PPO.Settings(learning_rate=1e-2, epochs=2 if "two" in learner else 1, reuse_mib=mib)
+            made = PPO(policy, None, config, game.rules.sampling)
         # or Adam makes a step of a gradient that is 0 but for rounding
         made.optimizer.param_groups[0]["eps"] = 1e-2  # type: ignore[attr-defined]
         for _ in range(3):

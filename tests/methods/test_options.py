@@ -36,7 +36,7 @@ OPTIONS = {
     "rloo": {"group_size": 4, "rloo__learning_rate": 1e-2},
     "grpo": {"group_size": 4, "grpo__learning_rate": 1e-2},
     "mappo": {"mappo__learning_rate": 1e-2, "context": "none"},
-    "best_of_n": {"best_of": 2},
+    "best_of_n": {"best_of_n__n": 2},
     "frozen": {},
 }
 
@@ -49,11 +49,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(model, tmp_path, learner, weight
         settings = config(model, learner=learner, weights=weights, iterations=4, **OPTIONS[learner])
     train(settings, tmp_path / "straight")
     interrupted = Run(settings, tmp_path / "interrupted")
-    interrupted.before = interrupted._baseline()
     for _ in range(2):
-        interrupted._iterate()
-        interrupted._conclude()
-    interrupted._save()
+        interrupted.iterate()
+    interrupted.save()
     interrupted.log.close()
     train(settings, tmp_path / "interrupted", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "interrupted")
@@ -63,8 +61,8 @@ def test_agents_of_shared_weights_are_one_policy_with_one_controller(model, tmp_
     run = train(
         config(model, weights="shared", kl__controller="adaptive", kl__horizon=20, batch_size=8), tmp_path / "run"
     )
-    assert len(run.learners) == 1
-    assert run.game.controllers[0] is run.game.controllers[1]
+    assert len(run.parts.learners) == 1
+    assert run.parts.game.controllers[0] is run.parts.game.controllers[1]
     rows = lines(tmp_path / "run")
     for row in rows[1:]:
         assert row["llm1/kl_coef"] == row["llm2/kl_coef"]
@@ -73,7 +71,7 @@ def test_agents_of_shared_weights_are_one_policy_with_one_controller(model, tmp_
             assert row["llm1/eval/reward"] == row["llm2/eval/reward"]
     beta = rows[1]["llm1/kl_coef"]
     kl = (rows[1]["llm1/kl"] + rows[1]["llm2/kl"]) / 2  # 8 turns each, in the same 8 episodes; moved once
-    controller = run.game.controllers[0]
+    controller = run.parts.game.controllers[0]
     expected = beta * (1 + min(max(kl / run.config.kl.target - 1, -0.2), 0.2) * 8 / 20)
     assert rows[2]["llm1/kl_coef"] == pytest.approx(expected)
     assert controller.beta != beta
@@ -89,15 +87,15 @@ def test_alternating_updates_one_learner_and_leaves_the_others_bit_for_bit(model
     for iteration in range(5):
         before = [
             {key: torch.as_tensor(value).clone() for key, value in learner.state_dict().items()}
-            for learner in run.learners
+            for learner in run.parts.learners
         ]
-        run._iterate()
+        run._advance()
         active = iteration // 2 % 2
-        assert same_state(run.learners[1 - active].state_dict(), before[1 - active])
-        assert not same_state(run.learners[active].state_dict(), before[active])
+        assert same_state(run.parts.learners[1 - active].state_dict(), before[1 - active])
+        assert not same_state(run.parts.learners[active].state_dict(), before[active])
         assert (
-            f"llm{active + 1}/loss/policy" in run.pending["metrics"],
-            f"llm{2 - active}/loss/policy" in run.pending["metrics"],
+            f"llm{active + 1}/loss/policy" in run.state.pending["metrics"],
+            f"llm{2 - active}/loss/policy" in run.state.pending["metrics"],
         ) == (
             True,
             False,
@@ -110,14 +108,16 @@ def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(mode
         config(model, updates="sequential", num_agents=4, roles="rotation", ppo__learning_rate=0.2), tmp_path / "run"
     )
     seen, products = [], []
-    for number, learner in enumerate(run.learners):
+    for number, learner in enumerate(run.parts.learners):
         original = learner.update
 
         def spy(rollout, number=number, original=original):
             product = np.ones(8)
             for other, other_rollout in seen:
                 product = product * np.exp(
-                    drift(run.learners[other].policy, other_rollout, run.game.rules.sampling, rollout.episodes)
+                    drift(
+                        run.parts.learners[other].policy, other_rollout, run.parts.game.rules.sampling, rollout.episodes
+                    )
                 )
             assert rollout.weights == pytest.approx(np.minimum(product, MAX_RATIO))
             products.append(product)
@@ -126,7 +126,7 @@ def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(mode
             return stats
 
         monkeypatch.setattr(learner, "update", spy)
-    run._iterate()
+    run._advance()
     run.log.close()
     assert sorted(number for number, _ in seen) == [0, 1, 2, 3]
     assert np.abs(seen[-1][1].weights - 1).max() > 1e-3
@@ -136,7 +136,7 @@ def test_sequential_updates_tell_each_learner_what_the_earlier_ones_changed(mode
         (earlier > MAX_RATIO).any() and (later[earlier > MAX_RATIO] < MAX_RATIO).any()
         for earlier, later in pairwise(products)
     )
-    importance = [run.pending["metrics"][f"llm{number + 1}/importance"] for number, _ in seen]
+    importance = [run.state.pending["metrics"][f"llm{number + 1}/importance"] for number, _ in seen]
     assert importance[0] == 1.0
     assert importance[1] != 1.0
 
@@ -210,14 +210,14 @@ def test_agents_and_reference_start_from_the_warm_model(model, tmp_path, weights
     run = Run(settings, tmp_path / "run", say=said.append)
     assert "warm start: 40 steps, loss" in said[0]
     contexts, tokens, lengths = [[1], [2]], np.array([[1, 1, 1], [2, 2, 2]]), np.array([3, 3])
-    reference = run.reference.score(contexts, tokens, lengths, run.game.rules.sampling)
+    reference = run.parts.reference.score(contexts, tokens, lengths, run.parts.game.rules.sampling)
     assert reference.min() > -0.5  # it says what the script says
     assert np.allclose(
-        run.policies[0].lm.score(contexts, tokens, lengths, run.game.rules.sampling), reference, atol=1e-6
+        run.parts.policies[0].lm.score(contexts, tokens, lengths, run.parts.game.rules.sampling), reference, atol=1e-6
     )
     run.train()
     warm = LanguageModel.from_pretrained(tmp_path / "run" / "initial")
-    assert np.allclose(warm.score(contexts, tokens, lengths, run.game.rules.sampling), reference, atol=1e-6)
+    assert np.allclose(warm.score(contexts, tokens, lengths, run.parts.game.rules.sampling), reference, atol=1e-6)
     kl = lines(tmp_path / "run")[0]["llm1/eval/kl"]
     assert kl == pytest.approx(0.0, abs=1e-6)  # measured from the warm model, which is where the agents are
     done = coevo("eval", tmp_path / "run", "--prompts", "2")
@@ -227,7 +227,7 @@ def test_agents_and_reference_start_from_the_warm_model(model, tmp_path, weights
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"learner": "grpo"}, "group_size=1 with GRPO"),
+        ({"learner": "grpo"}, "group_size=1 with learner='grpo'"),
         ({"weights": "lora", "lora__targets": "nope"}, "no module 'nope'"),
     ],
 )
@@ -311,8 +311,8 @@ def test_lambda_moves_linearly_and_a_resumed_run_agrees(model, tmp_path):
     for row, weight in zip(lines(tmp_path / "run")[1:], (-1.0, -0.5, 0.0, 0.5, 1.0, 1.0), strict=True):
         both = row["llm1/reward/task"] + row["llm2/reward/task"]
         assert row["llm1/reward/team"] + row["llm2/reward/team"] == pytest.approx((1 + weight) * both)
-    assert run.game.rules.mixing.tolist() == [[1.0, 1.0], [1.0, 1.0]]
-    assert run.held_out.rules.mixing.tolist() == [[1.0]]
+    assert run.parts.game.rules.mixing.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert run.parts.held_out.rules.mixing.tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,8 @@ def test_lambda_moves_linearly_and_a_resumed_run_agrees(model, tmp_path):
         ({"updates": "sequential", "weights": "shared"}, "nothing to update in turn"),
         ({"mixing_anneal": 3}, "only 'weighted' has a lambda"),
         ({"group_size": 3}, "batch_size=8 is not a multiple of group_size=3"),
-        ({"learner": "grpo"}, "group_size=1 with GRPO"),
-        ({"learner": "best_of_n", "best_of": 1}, "best_of=1"),
+        ({"learner": "grpo"}, "group_size=1 with learner='grpo'"),
+        ({"learner": "best_of_n", "best_of_n__n": 1}, "best_of_n.n=1"),
         (
             {"learner": "grpo", "group_size": 4, "grpo__scale": "group"},
             "grpo.scale='group'; expected one of cell, batch, none",
@@ -346,8 +346,6 @@ def test_a_learner_that_returns_nan_stops_the_run_with_what_it_had(model, tmp_pa
     (tmp_path / "diverging.py").write_text(
         "from coevo_agents.learners.reinforce import Reinforce\n\n\n"
         "class Diverging(Reinforce):\n"
-        "    def __init__(self, policy, reference, config, sampling, seed):\n"
-        "        super().__init__(policy, config.reinforce, seed=seed, sampling=sampling)\n\n"
         "    def update(self, rollout):\n"
         "        stats = super().update(rollout)\n"
         "        return {**stats, 'made_up': float('nan') if self.updates > 3 else 0.0}\n"

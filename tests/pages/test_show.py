@@ -11,8 +11,9 @@ from rich.console import Console
 
 from coevo_agents.pages.charts import braille, svg, thin, ticks
 from coevo_agents.pages.terminal import page, play, progress, summary_table, terminal
-from coevo_agents.runs.config import Config, to_dict
+from coevo_agents.runs.config import Config
 from coevo_agents.runs.record import read_record
+from coevo_agents.runs.settings import to_dict
 from coevo_env.errors import ConfigError
 
 EVIL = "<script>alert('x')</script>"

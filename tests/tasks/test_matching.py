@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coevo_agents.learners.policy import make_policies
-from coevo_agents.learners.ppo import PPO, PPOConfig
-from coevo_agents.training.evaluate import play
+from coevo_agents.learners.ppo import PPO
+from coevo_agents.training.play import play
 from coevo_env.errors import ConfigError
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.faces.build import build
@@ -193,8 +193,8 @@ def test_two_learners_find_the_equilibrium(seed, roles):
     game = BatchEnv(batch, rules=rules, reference=reference)
     # gains in a zero-sum game are relative: steps as small as this, or the two chase each other
     # around the equilibrium
-    config = PPOConfig(learning_rate=3e-4, epochs=1, whiten=False, decay_updates=iterations)
-    learners = [PPO(policy, config, seed=10 * seed + i, sampling=rules.sampling) for i, policy in enumerate(policies)]
+    config = PPO.Settings(learning_rate=3e-4, epochs=1, whiten=False, decay_updates=iterations)
+    learners = [PPO(policy, None, config, rules.sampling, 10 * seed + i) for i, policy in enumerate(policies)]
     for iteration in range(iterations):
         game.reset(iteration * batch)
         play(game, policies)

@@ -25,10 +25,13 @@ from runs import assert_same_run, config, lines, same_state, train
 from coevo_agents.learners.ppo import PPO
 from coevo_agents.runs import checkpoint, logbook
 from coevo_agents.runs.checkpoint import checkpoints
-from coevo_agents.runs.config import Config, apply
+from coevo_agents.runs.config import Config
 from coevo_agents.runs.folder import read_config
+from coevo_agents.runs.settings import apply
+from coevo_agents.training import loop
 from coevo_agents.training.evaluate import evaluate
 from coevo_agents.training.loop import Interrupted, Run
+from coevo_agents.training.outcome import evaluate_agents
 from coevo_env.errors import ConfigError, NonFiniteError, RewardError
 
 
@@ -126,19 +129,21 @@ def test_the_adaptive_controller_moves_beta_by_its_rule_and_is_restored(model, t
 # -------------------------------------------------------------------- roles
 def test_an_exchange_moves_no_weight_no_moment_and_no_controller(model, tmp_path, monkeypatch):
     run = Run(config(model, kl__controller="adaptive", kl__horizon=20), tmp_path / "run")
-    run._iterate()
-    seats = [rollout.seats.tolist() for rollout in run.game.rollouts()]
-    states = [copy.deepcopy(learner.state_dict()) for learner in run.learners]
-    betas = [controller.state_dict() for controller in run.game.controllers]
+    run._advance()
+    seats = [rollout.seats.tolist() for rollout in run.parts.game.rollouts()]
+    states = [copy.deepcopy(learner.state_dict()) for learner in run.parts.learners]
+    betas = [controller.state_dict() for controller in run.parts.game.controllers]
     assert any("exp_avg" in key for key in states[0]) and any("value_head" in key for key in states[0])
-    for learner in run.learners:
+    for learner in run.parts.learners:
         monkeypatch.setattr(learner, "update", lambda rollout: dict.fromkeys(run.keys[0], 0.0))
-    monkeypatch.setattr(run.game, "update_controllers", list)
-    run._iterate()
-    exchanged = [rollout.seats.tolist() for rollout in run.game.rollouts()]
+    monkeypatch.setattr(run.parts.game, "update_controllers", list)
+    run._advance()
+    exchanged = [rollout.seats.tolist() for rollout in run.parts.game.rollouts()]
     assert (seats, exchanged) == ([[0] * 8, [1] * 8], [[1] * 8, [0] * 8])
-    assert all(same_state(learner.state_dict(), state) for learner, state in zip(run.learners, states, strict=True))
-    assert [controller.state_dict() for controller in run.game.controllers] == betas
+    assert all(
+        same_state(learner.state_dict(), state) for learner, state in zip(run.parts.learners, states, strict=True)
+    )
+    assert [controller.state_dict() for controller in run.parts.game.controllers] == betas
     run.log.close()
 
 
@@ -147,16 +152,16 @@ def test_the_reset_of_the_released_code_is_an_option(model, tmp_path):
     run = Run(config(model, **options, ppo__normalize_reward=True), tmp_path / "run")
     steps, betas = [], []
     for _ in range(4):
-        run._iterate()
-        steps.append(float(next(iter(run.learners[0].optimizer.state.values()))["step"]))
-        betas.append(run.game.controllers[0].beta)
+        run._advance()
+        steps.append(float(next(iter(run.parts.learners[0].optimizer.state.values()))["step"]))
+        betas.append(run.parts.game.controllers[0].beta)
     per_update = steps[0]
     assert steps == [per_update, 2 * per_update, per_update, 2 * per_update]  # Adam counts from zero after the exchange
     start = run.config.kl.beta
     assert betas[0] != start and betas[2] / start == pytest.approx(
         betas[0] / start, rel=0.02
     )  # one iteration away from the start again
-    assert run.learners[0].moments[0] == 2 * run.config.batch_size
+    assert run.parts.learners[0].moments[0] == 2 * run.config.batch_size
     run.log.close()
 
 
@@ -168,8 +173,8 @@ def test_roles_exchange_every_so_many_iterations(model, tmp_path):
 
 def test_random_roles_after_every_episode_mix_both_orders_in_a_batch(model, tmp_path):
     run = Run(config(model, roles="random", exchange_every=0), tmp_path / "run")
-    run._iterate()
-    first, second = run.game.rollouts()
+    run._advance()
+    first, second = run.parts.game.rollouts()
     assert set(first.seats) == {0, 1} and np.array_equal(first.seats + second.seats, np.ones(8))
     observers = [
         context
@@ -197,20 +202,20 @@ def test_an_evaluation_is_of_one_agent_alone_on_plain_held_out_prompts(model, tm
 
         def generate(self, contexts, *arguments):
             self.contexts += contexts
-            return run.learners[1].policy.generate(contexts, *arguments)
+            return run.parts.learners[1].policy.generate(contexts, *arguments)
 
-    spy, tokenizer = Spy(), run.game.rules.tokenizer
-    result = evaluate(run.held_out, spy, "llm2")
-    task = run.game.rules.task
+    spy, tokenizer = Spy(), run.parts.game.rules.tokenizer
+    result = evaluate(run.parts.held_out, spy, "llm2")
+    task = run.parts.game.rules.task
     assert sorted(spy.contexts) == sorted(
         tokenizer.encode(task.templates["pioneer"].format(prompt=prompt)) for prompt in task.test
     )
     assert not set(task.test) & set(task.train)
     assert {turn["agent"] for transcript in result.transcripts for turn in transcript["turns"]} == {"llm2"}
-    run._iterate()  # whatever seat the agent has now, only its weights matter
-    again = evaluate(run.held_out, spy, "llm2")
-    run.learners[1].load_state_dict(Run(config(model), tmp_path / "fresh").learners[1].state_dict())
-    assert again.metrics["kl"] != 0 and evaluate(run.held_out, spy, "llm2").metrics == result.metrics
+    run._advance()  # whatever seat the agent has now, only its weights matter
+    again = evaluate(run.parts.held_out, spy, "llm2")
+    run.parts.learners[1].load_state_dict(Run(config(model), tmp_path / "fresh").parts.learners[1].state_dict())
+    assert again.metrics["kl"] != 0 and evaluate(run.parts.held_out, spy, "llm2").metrics == result.metrics
     assert result.metrics["kl"] == pytest.approx(0, abs=1e-5)
     run.log.close()
 
@@ -222,7 +227,7 @@ def test_saved_agents_are_plain_models(weights, model, tmp_path):
     run = train(config(model, iterations=2, weights=weights), tmp_path / "run")
     ids = torch.tensor([[1, 2, 3, 4, 2, 1]])
     logits = []
-    for name, learner in zip(run.agents, run.learners, strict=True):
+    for name, learner in zip(run.parts.agents, run.parts.learners, strict=True):
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "agents" / name)
         assert type(plain).__name__ == "GPT2LMHeadModel"
         with torch.no_grad(), learner.policy.lm.active():
@@ -262,18 +267,17 @@ def test_tensorboard_holds_the_metrics(alone):
     assert any("transcripts/0" in tag for tag in board(alone).Tags()["tensors"])
 
 
-def test_the_last_checkpoints_and_the_best_one_are_kept(model, tmp_path):
+def test_the_last_checkpoints_and_the_best_one_are_kept(model, tmp_path, monkeypatch):
     run = Run(config(model, save_every=1, eval_every=1, keep=2), tmp_path / "run")
     scores = iter([0.1, 0.2, 0.9, 0.3, 0.4, 0.5, 0.6])
-    real = run._evaluate
 
-    def scripted():
-        results, score = real(), next(scores)
+    def scripted(parts):
+        results, score = evaluate_agents(parts), next(scores)
         for result in results.values():
             result.metrics["reward"] = score
         return results
 
-    run._evaluate = scripted
+    monkeypatch.setattr(loop, "evaluate_agents", scripted)
     run.train()
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["000002", "000005", "000006"]
 
@@ -404,7 +408,7 @@ def test_ctrl_c_twice_stops_at_once(model, tmp_path, monkeypatch):
     said: list[str] = []
     run = Run(config(model), tmp_path / "run", say=said.append)
     monkeypatch.setattr(
-        run.learners[0], "update", lambda rollout: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+        run.parts.learners[0], "update", lambda rollout: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
     )
     with pytest.raises(KeyboardInterrupt):
         run.train()
@@ -415,7 +419,7 @@ def test_ctrl_c_twice_stops_at_once(model, tmp_path, monkeypatch):
 def test_ctrl_c_at_any_moment_of_an_iteration_saves_it(model, tmp_path, monkeypatch):
     """Also while the logs are written and while the decision to save is already taken."""
     for number, (place, name) in enumerate(
-        [(PPO, "update"), (logbook.Logbook, "metrics"), (Run, "_saves"), (Run, "_save")]
+        [(PPO, "update"), (logbook.Logbook, "metrics"), (Run, "_saves"), (Run, "save")]
     ):
         directory = tmp_path / str(number)
         run = Run(config(model), directory)
@@ -525,9 +529,9 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(model, tmp_path, m
 
 def test_an_error_of_a_learner_is_not_hidden_and_what_can_be_saved_is(model, tmp_path, monkeypatch):
     run = Run(config(model, save_every=0), tmp_path / "run")
-    run._iterate()
+    run._advance()
     run._conclude()
-    monkeypatch.setattr(run.game, "reset", lambda episode: 1 / 0)
+    monkeypatch.setattr(run.parts.game, "reset", lambda episode: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.train()
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["000001"]
@@ -554,7 +558,7 @@ def test_what_a_run_had_before_an_error_inside_a_learner_is_kept(alone, model, t
 
 def test_a_state_that_cannot_be_had_does_not_hide_what_stopped_the_run(model, tmp_path, monkeypatch):
     run = Run(config(model), tmp_path / "run")
-    monkeypatch.setattr(run.game, "reset", lambda episode: 1 / 0)
+    monkeypatch.setattr(run.parts.game, "reset", lambda episode: 1 / 0)
     monkeypatch.setattr(PPO, "state_dict", lambda learner: None)
     with pytest.raises(ZeroDivisionError):
         run.train()

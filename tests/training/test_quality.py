@@ -12,9 +12,11 @@ import pytest
 import torch
 from scipy import stats
 
-from coevo_agents.runs.config import Config, apply, preset
+from coevo_agents.runs.config import Config
+from coevo_agents.runs.settings import apply, preset
 from coevo_agents.training.evaluate import evaluate
 from coevo_agents.training.loop import Run
+from coevo_agents.training.outcome import evaluate_agents
 from coevo_env.lm.model import LanguageModel
 
 
@@ -22,9 +24,9 @@ def train(folder, **settings):
     """Runs and returns per-prompt held-out rewards of each agent before and after, and the
     metrics."""
     run = Run(apply(Config(), settings), folder)
-    before = {name: evaluation.rewards for name, evaluation in run._evaluate().items()}
+    before = {name: evaluation.rewards for name, evaluation in evaluate_agents(run.parts).items()}
     summary = run.train()
-    after = {name: evaluation.rewards for name, evaluation in run._evaluate().items()}
+    after = {name: evaluation.rewards for name, evaluation in evaluate_agents(run.parts).items()}
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return before, after, summary, metrics
 
@@ -65,19 +67,19 @@ def test_the_presets_of_the_real_model_run(tmp_path, name):
     that answers."""
     small = {"batch_size": 4, "iterations": 1, "eval_prompts": 4, "eval_every": 1, "save_every": 1}
     run = Run(apply(preset(name), small), tmp_path / "run")
-    weights = [{key: p.detach().clone() for key, p in learner.parameters.items()} for learner in run.learners]
+    weights = [{key: p.detach().clone() for key, p in learner.parameters.items()} for learner in run.parts.learners]
     summary = run.train()
     assert summary["iterations"] == 1 and set(summary["agents"]) == {"llm1", "llm2"}
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [0, 1]
     assert all(math.isfinite(value) for row in rows for value in row.values())
-    for number, learner in enumerate(run.learners):
+    for number, learner in enumerate(run.parts.learners):
         agent = f"llm{number + 1}"
         assert {f"{agent}/loss/policy", f"{agent}/kl", f"{agent}/eval/reward"} <= set(rows[1])
         assert rows[0][f"{agent}/eval/kl"] == pytest.approx(0.0, abs=1e-3)  # it starts as the reference
         assert any(not torch.equal(weights[number][key], p) for key, p in learner.parameters.items())
         saved = LanguageModel.from_pretrained(tmp_path / "run" / "agents" / agent)
-        score = evaluate(run.held_out, saved, agent).metrics["reward"]
+        score = evaluate(run.parts.held_out, saved, agent).metrics["reward"]
         assert score == pytest.approx(
             rows[1][f"{agent}/eval/reward"], abs=0.5
         )  # merged adapters round differently, so a token may differ

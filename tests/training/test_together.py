@@ -24,11 +24,9 @@ def model(tmp_path_factory):
 def interrupted(settings, folder, after):
     """A run that is stopped after some iterations and resumed."""
     run = Run(settings, folder)
-    run.before = run._baseline()
     for _ in range(after):
-        run._iterate()
-        run._conclude()
-    run._save()
+        run.iterate()
+    run.save()
     run.log.close()
     return train(settings, folder, resume=True)
 
@@ -58,35 +56,39 @@ def test_a_resumed_run_is_the_uninterrupted_one(model, tmp_path, options):
 @pytest.mark.parametrize("weights", ["separate", "lora"])
 def test_whom_a_snapshot_replaces_sits_out(model, tmp_path, weights):
     run = Run(config(model, weights=weights, kl__controller="adaptive", kl__horizon=20, **POPULATION), tmp_path / "run")
-    assert run.opponents is not None
+    assert run.parts.opponents is not None
     replaced = 0
     for iteration in range(6):
         before = [
             {key: torch.as_tensor(value).clone() for key, value in learner.state_dict().items()}
-            for learner in run.learners
+            for learner in run.parts.learners
         ]
-        betas = [controller.state_dict() for controller in run.game.controllers]
-        run._iterate()
-        visit, seen = run.opponents.visit, run.pending["metrics"]
+        betas = [controller.state_dict() for controller in run.parts.game.controllers]
+        run._advance()
+        visit, seen = run.parts.opponents.visit, run.state.pending["metrics"]
         assert seen["population/guest"] == float(visit is not None)
         if visit is None:
             continue
         replaced += 1
         place, member = visit
         assert place == iteration % 2
-        assert same_state(run.learners[place].state_dict(), before[place])
-        assert not same_state(run.learners[1 - place].state_dict(), before[1 - place])
-        assert run.game.controllers[place].state_dict() == betas[place]
-        assert run.game.controllers[1 - place].state_dict() != betas[1 - place]
+        assert same_state(run.parts.learners[place].state_dict(), before[place])
+        assert not same_state(run.parts.learners[1 - place].state_dict(), before[1 - place])
+        assert run.parts.game.controllers[place].state_dict() == betas[place]
+        assert run.parts.game.controllers[1 - place].state_dict() != betas[1 - place]
         assert not any(tag.startswith(f"llm{place + 1}/") for tag in seen)
-        assert all(torch.equal(run.opponents.guest.weights()[name], tensor) for name, tensor in member.tensors.items())
+        assert all(
+            torch.equal(run.parts.opponents.guest.weights()[name], tensor) for name, tensor in member.tensors.items()
+        )
         # what it said was sampled from the snapshot
-        rollout = run.game.rollouts()[place]
-        again = run.opponents.guest.lm.score(rollout.contexts, rollout.tokens, rollout.lengths, run.game.rules.sampling)
+        rollout = run.parts.game.rollouts()[place]
+        again = run.parts.opponents.guest.lm.score(
+            rollout.contexts, rollout.tokens, rollout.lengths, run.parts.game.rules.sampling
+        )
         assert rollout.logprobs == pytest.approx(again, abs=1e-5)
     run.log.close()
     assert replaced >= 2
-    ratings = run.opponents.population.elo
+    ratings = run.parts.opponents.population.elo
     assert sum(ratings.values()) == pytest.approx(1000 * len(ratings), abs=200)
     assert len({round(rating, 6) for rating in ratings.values()}) > 1
 
@@ -100,13 +102,13 @@ def test_ratings_belong_to_the_run_and_not_to_an_agent(model, tmp_path):
 
 def test_snapshots_hold_the_weights_of_their_iteration(model, tmp_path):
     run = Run(config(model, population__capacity=10, population__every=1, population__share=0.0), tmp_path / "run")
-    assert run.opponents is not None
-    weights = [{name: p.detach().clone() for name, p in run.policies[1].weights().items()}]
+    assert run.parts.opponents is not None
+    weights = [{name: p.detach().clone() for name, p in run.parts.policies[1].weights().items()}]
     for _ in range(3):
-        run._iterate()
-        weights.append({name: p.detach().clone() for name, p in run.policies[1].weights().items()})
+        run._advance()
+        weights.append({name: p.detach().clone() for name, p in run.parts.policies[1].weights().items()})
     run.log.close()
-    members = [member for member in run.opponents.population.members if member.name == "llm2"]
+    members = [member for member in run.parts.opponents.population.members if member.name == "llm2"]
     assert [member.key for member in members] == ["llm2@0", "llm2@1", "llm2@2", "llm2@3"]
     for member, expected in zip(members, weights, strict=True):
         assert all(torch.equal(member.tensors[name], tensor) for name, tensor in expected.items())
@@ -119,7 +121,7 @@ def test_roles_follow_the_held_out_scores(model, tmp_path, roles):
         config(model, roles=roles, num_agents=3, iterations=8, eval_every=2, ppo__learning_rate=0.02), tmp_path / "run"
     )
     rows = lines(tmp_path / "run")
-    schedule = run.game.rules.roles
+    schedule = run.parts.game.rules.roles
     for previous, row in pairwise(rows):
         seats = [row[f"llm{agent + 1}/seat"] for agent in range(3)]
         expected = schedule.assignment((row["iteration"] - 1) * 8)
@@ -150,8 +152,8 @@ def test_many_agents_end_to_end(model, tmp_path, num_agents, context):
     first, second = ([rows[i][f"llm{agent + 1}/seat"] for agent in range(num_agents)] for i in (1, 2))
     assert first == list(range(num_agents))
     assert second == [*range(1, num_agents), 0]  # everybody one seat on
-    turns = run.game.episodes[0].turns
-    said = [run.game.rules.tokenizer.encode(turn.text) for turn in turns]
+    turns = run.parts.game.episodes[0].turns
+    said = [run.parts.game.rules.tokenizer.encode(turn.text) for turn in turns]
     heard = {"all": [token for part in said[:-1] for token in part], "previous": said[-2], "none": []}[context]
     assert turns[-1].context[: len(heard)] == heard
     done = coevo("play", tmp_path / "run", "--prompt", "1")

@@ -1,0 +1,109 @@
+"""Plays a batch of episodes: every agent samples the turns of the seats it holds.
+
+One idea: whoever acts is asked for turns and nothing else; what it returns is checked, and the game
+does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from coevo_env.faces.batch import BatchEnv, TurnBatch
+from coevo_env.game.rules import Episode, Rules
+from coevo_env.game.scoring import rate
+from coevo_env.lm.model import Generation
+
+from ..learners.learner import Actor, LearnerError
+
+__all__ = ["draw", "play"]
+
+
+def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Generation:
+    """Samples the turns of some rows; for a policy with `draws` > 1 that many of each, of which the
+    one with the highest task reward counts."""
+    contexts = [turn.contexts[row] for row in rows]
+    tries = [
+        _generated(policy, contexts, turn, turn.uniforms(rows, number)) for number in range(getattr(policy, "draws", 1))
+    ]
+    if len(tries) == 1:
+        return tries[0]
+    rules, episodes = game.rules, [game.episodes[row] for row in rows]
+    texts = [
+        [rules.text(row[:length].tolist()) for row, length in zip(t.tokens, t.lengths, strict=True)] for t in tries
+    ]
+    rewards = np.stack([_task_reward(rules, episodes, said) for said in texts])  # (n, B')
+    best = rewards.argmax(0)  # the first of equals
+    tokens = np.zeros((len(rows), max(t.tokens.shape[1] for t in tries)), np.int64)
+    lengths, logprobs = np.zeros(len(rows), np.int64), np.zeros(tokens.shape)
+    for row, number in enumerate(best):
+        chosen = tries[number]
+        length = lengths[row] = chosen.lengths[row]
+        tokens[row, :length], logprobs[row, :length] = chosen.tokens[row, :length], chosen.logprobs[row, :length]
+    width = int(lengths.max())
+    return Generation(tokens[:, :width], lengths, logprobs[:, :width])
+
+
+def _generated(policy: Actor, contexts: list[list[int]], turn: TurnBatch, uniforms: np.ndarray) -> Generation:
+    """What `generate` returned, if it is one turn for each context; what the turns say is checked
+    by the game."""
+    drawn: Any = policy.generate(contexts, turn.max_new_tokens, turn.sampling, uniforms)
+    tokens, lengths, logprobs = (np.shape(getattr(drawn, name, 0.0)) for name in ("tokens", "lengths", "logprobs"))
+    whole = len(tokens) == 2 and tokens[0] == len(contexts) and tokens[1] <= turn.max_new_tokens
+    if not whole or lengths != tokens[:1] or logprobs != tokens:
+        raise LearnerError(
+            f"generate() of the policy, a {type(policy).__name__}, returned a {type(drawn).__name__} with tokens, "
+            "lengths and logprobs of shape "
+            f"{tokens}, {lengths} and {logprobs}; expected a coevo_env.lm.model.Generation with ({len(contexts)}, T), "
+            f"({len(contexts)},) and "
+            f"({len(contexts)}, T), T at most {turn.max_new_tokens}."
+        )
+    return drawn
+
+
+def _task_reward(rules: Rules, episodes: Sequence[Episode], texts: Sequence[str]) -> np.ndarray:
+    """The task reward of single responses, (R,); joint terms, which judge a response beside the
+    others, do not count."""
+    rewards = np.zeros(len(texts))
+    for name, values in rate(rules, episodes, texts).items():
+        rewards += rules.terms[name][0] * values
+    return rewards
+
+
+def play(game: BatchEnv, policies: Sequence[Actor]) -> None:
+    """Plays a batch of episodes to its end: each agent samples the turns of the seats it holds."""
+    full = game.rules.kl.estimator == "full"
+    while (turn := game.begin_turn()) is not None:
+        size, budget = len(turn.contexts), turn.max_new_tokens
+        tokens, lengths = np.zeros((size, budget), np.int64), np.zeros(size, np.int64)
+        logprobs, values = np.zeros((size, budget)), np.zeros((size, budget))
+        valued = True
+        for agent, policy in enumerate(policies):
+            rows = np.nonzero(turn.agents == agent)[0]
+            if not len(rows):
+                continue
+            drawn = draw(game, turn, rows, policy)
+            width = drawn.tokens.shape[1]
+            tokens[rows, :width], lengths[rows], logprobs[rows, :width] = drawn.tokens, drawn.lengths, drawn.logprobs
+            if drawn.values is None:
+                valued = False
+            else:
+                values[rows, :width] = drawn.values
+        width = int(lengths.max())
+        tokens, logprobs, values = tokens[:, :width], logprobs[:, :width], values[:, :width]
+
+        def distributions(part: slice, turn=turn, tokens=tokens, lengths=lengths, size=size) -> np.ndarray:
+            chosen = np.arange(size)[part]
+            result = np.zeros((len(chosen), tokens.shape[1], game.rules.vocab_size))
+            for agent, policy in enumerate(policies):
+                rows = chosen[turn.agents[chosen] == agent]
+                if len(rows):
+                    contexts = [turn.contexts[row] for row in rows]
+                    lm: Any = policy.lm  # type: ignore[attr-defined]  # "full" is for language models
+                    result[rows - chosen[0]] = lm.distributions(contexts, tokens[rows], lengths[rows], turn.sampling)
+            return result
+
+        extra = {"distributions": distributions} if full else {}
+        game.submit_turn(tokens, lengths, logprobs, values=values if valued else None, **extra)

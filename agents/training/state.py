@@ -1,0 +1,135 @@
+"""The state of a run between iterations: what a checkpoint holds, saved and restored.
+
+One idea: prompts, roles and sampling noise are functions of the seed and the iteration, so that
+little is left to keep: the learners, the KL controllers, what adaptive roles have observed, and a
+few numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from coevo_env.game.kl import make_controller
+from coevo_env.game.roles import AdaptiveRoles
+
+from ..runs.checkpoint import CheckpointError, checkpoints, load, prune, save, sweep
+from ..runs.config import Config
+from .assemble import Parts
+
+__all__ = ["State", "forget", "is_finite", "restore", "save_state"]
+
+
+@dataclass
+class State:
+    """Where a run is.
+
+    Attributes:
+        iteration: Finished iterations.
+        best: The highest held-out reward so far, and its iteration.
+        before: What each agent did before training, for the summary; {} until it has been measured.
+        pending: What the iteration just finished still has to write down.
+        offsets: Bytes of each log that belong to this state.
+    """
+
+    iteration: int = 0
+    best: tuple[float, int] = (-np.inf, -1)
+    before: dict[str, Any] = field(default_factory=dict)
+    pending: dict[str, Any] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+
+
+def forget(parts: Parts, config: Config) -> None:
+    """Where roles change with the batch that is about to be played: learners and controllers start
+    anew, with the weights they have."""
+    game = parts.game
+    roles, first = game.rules.roles, game.episode
+    if first and roles.assignment(first) != roles.assignment(first - config.batch_size):
+        for learner in parts.learners:
+            learner.forget()
+        game.controllers = [make_controller(config.kl) for _ in parts.members]
+        if config.shared:
+            game.controllers *= len(parts.agents)
+
+
+def is_finite(learners: list[Any]) -> bool:
+    """Whether the weights are worth keeping: those of a policy that diverged would only hide the
+    last good checkpoint."""
+    values = (
+        value for learner in learners for value in learner.state_dict().values() if isinstance(value, torch.Tensor)
+    )
+    return all(bool(torch.isfinite(value).all()) for value in values)
+
+
+def save_state(directory: Path, state: State, parts: Parts, keep: int) -> None:
+    """Writes a checkpoint, and removes those that are not to be kept.
+
+    Raises:
+        CheckpointError: It could not be written.
+    """
+    meta = {
+        "controllers": [controller.state_dict() for controller in parts.game.controllers],
+        "best": list(state.best) if np.isfinite(state.best[0]) else None,
+        "before": state.before,
+        "pending": state.pending,
+        "offsets": state.offsets,
+    }
+    states = {name: learner.state_dict() for name, learner in parts.named_learners()}
+    if parts.opponents:
+        states["population"] = parts.opponents.population.state_dict()
+    if isinstance(parts.game.rules.roles, AdaptiveRoles):
+        meta["roles"] = parts.game.rules.roles.state_dict()
+    save(directory / "checkpoints", state.iteration, states, meta)
+    prune(directory / "checkpoints", state.iteration, keep, state.best[1])
+
+
+def restore(directory: Path, parts: Parts, say: Callable[[str], None]) -> State:
+    """Gives the parts the state of the newest checkpoint that is whole.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none of them is.
+    """
+    folder = directory / "checkpoints"
+    for place in (folder, directory / "agents"):
+        sweep(place)
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            state = _adopted(parts, *load(path))
+        except CheckpointError as error:
+            say(f"skipped: {error}")
+            continue
+        say(f"resumed from {path}")
+        return state
+    if found:
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints in {folder} is whole, so there is nothing to resume from; start the "
+            "run "
+            f"again in another folder. Its logs are still readable: coevo show {directory}"
+        )
+    say("no checkpoint had been written yet; starting from iteration 0")
+    return State()
+
+
+def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, Any]) -> State:
+    """Takes the state of a checkpoint."""
+    try:
+        for name, learner in parts.named_learners():
+            learner.load_state_dict(states[name])
+        for controller, saved in zip(parts.game.controllers, meta["controllers"], strict=True):
+            controller.load_state_dict(saved)
+        if parts.opponents:
+            parts.opponents.population.load_state_dict(states["population"])
+        if isinstance(parts.game.rules.roles, AdaptiveRoles):
+            parts.game.rules.roles.load_state_dict(meta["roles"])
+        best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
+        return State(int(meta["iteration"]), best, meta["before"], meta["pending"], meta["offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint belongs to another run or version: {type(error).__name__}: {error}"
+        ) from error
