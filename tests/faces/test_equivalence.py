@@ -47,14 +47,12 @@ def close(a, b) -> bool:
     return a == pytest.approx(b, rel=0, abs=1e-12)
 
 
-@pytest.mark.parametrize(("mode", "estimator"), MODES)
-@pytest.mark.parametrize("agents", [1, 2, 3])
-@pytest.mark.parametrize(("context", "mixing"), [("all", "weighted"), ("previous", "cooperative")])
-def test_all_faces_agree(mode, estimator, agents, context, mixing):
+def settings(mode: str, estimator: str, agents: int, context: str, mixing: str) -> dict:
+    """A game in which as much as possible differs from row to row."""
     together = {
         "apart": (0.5, lambda prompts, said: [[2.0 * len(texts[0]) - len(text) for text in texts] for texts in said])
     }
-    options = {
+    return {
         "task": replace(toy.task(), joint_rewards=together if context == "previous" else {}),
         "num_agents": agents,
         "kl": KLConfig(mode=mode, estimator=estimator, beta=0.3),
@@ -65,6 +63,13 @@ def test_all_faces_agree(mode, estimator, agents, context, mixing):
         "mixing_weight": 0.4,
         "temperature": 0.8,
     }
+
+
+@pytest.mark.parametrize(("mode", "estimator"), MODES)
+@pytest.mark.parametrize("agents", [1, 2, 3])
+@pytest.mark.parametrize(("context", "mixing"), [("all", "weighted"), ("previous", "cooperative")])
+def test_all_faces_agree(mode, estimator, agents, context, mixing):
+    options = settings(mode, estimator, agents, context, mixing)
     rng = np.random.default_rng(agents)
     strict, full = mode in STRICT, estimator == "full"
     whole, single = coevo_env.BatchEnv(B, **options), coevo_env.BatchEnv(B, **options)
@@ -95,19 +100,29 @@ def test_all_faces_agree(mode, estimator, agents, context, mixing):
             seen = aec.observe(name)["observation"]
             assert seen[seen < V].tolist() == turn.contexts[row]
             for t in range(turns.lengths[row]):
-                mask = aec.observe(name)["action_mask"]
-                assert (mask == turn.sampling.mask(V, t)).all()
-                report = (turns.logprobs[row, t], turns.distributions[row, t] if full else None)
-                for face in (aec, parallel) if strict else ():
-                    face.report(*report)
-                action = int(turns.tokens[row, t])
-                aec.step(action)
-                step = parallel.step(dict.fromkeys(parallel.agents, action))
+                assert (aec.observe(name)["action_mask"] == turn.sampling.mask(V, t)).all()
+                step_both(aec, parallel, turns, row, t, strict, full)
                 assert close(aec.rewards[name], rewards[row, t])
-                assert (step[1], step[2], step[4]) == (aec.rewards, aec.terminations, aec.infos)
                 ours[row] += [aec.rewards[agent] for agent in whole.agents]
     assert single.done
+    same_rollouts(whole, single, aecs, ours, strict)
+    same_transcripts(whole, aecs, shaped=mode != "off")
+    learn_alone(options, played, whole, ours, strict, full)
 
+
+def step_both(aec, parallel, turns: Turns, row: int, t: int, strict: bool, full: bool) -> None:
+    """A token in the AEC and in the parallel face, which answer alike."""
+    report = (turns.logprobs[row, t], turns.distributions[row, t] if full else None)
+    for face in (aec, parallel) if strict else ():
+        face.report(*report)
+    action = int(turns.tokens[row, t])
+    aec.step(action)
+    step = parallel.step(dict.fromkeys(parallel.agents, action))
+    assert (step[1], step[2], step[4]) == (aec.rewards, aec.terminations, aec.infos)
+
+
+def same_rollouts(whole, single, aecs, ours, strict: bool) -> None:
+    """Rollouts of whole turns and of single tokens, and what the AEC face says of them."""
     terms = np.stack(list(whole.scores.terms.values()))  # (terms, B, N)
     for rollout, again, name in zip(whole.rollouts(), single.rollouts(), whole.agents, strict=True):
         index = whole.agents.index(name)
@@ -121,15 +136,18 @@ def test_all_faces_agree(mode, estimator, agents, context, mixing):
             assert close([info[f"reward/{term}"] for term in whole.rules.term_names], terms[:, row, rollout.seats[row]])
             assert info["seat"] == rollout.seats[row] and info["length"] == rollout.lengths[row]
             assert close(info["kl"], rollout.kl[row].sum() if strict else 0.0)
+
+
+def same_transcripts(whole, aecs, shaped: bool) -> None:
+    """What was played, as plain data."""
     for theirs, aec in zip(whole.transcripts(), aecs, strict=True):
         mine = aec.transcript()
         assert {**mine, "turns": None} == {**theirs, "turns": None}
         for a, b in zip(mine["turns"], theirs["turns"], strict=True):
             for key in ("seat", "role", "agent", "text", "context", "cut", "tokens", "pieces"):
                 assert a[key] == b[key]
-            if mode != "off":
+            if shaped:
                 assert close(a["ref_logprobs"], b["ref_logprobs"]) and close(a["shaping"], b["shaping"])
-    learn_alone(options, played, whole, ours, strict, full)
 
 
 def learn_alone(options, played: list[Turns], whole, ours, strict: bool, full: bool) -> None:

@@ -78,7 +78,9 @@ def made(name: str, folder: Path) -> tuple[Task, Any]:
     try:
         task = make_task(name, **options)
     except CoevoError as error:
-        pytest.fail(f"the task {name!r} cannot be made: {error}\nIf it needs data, give it a few in tests/builtin.py.")
+        pytest.fail(
+            f"the task {name!r} cannot be made: {error}\nIf it needs data, give it a few in tests/helpers/builtin.py."
+        )
     if task.tokenizer is not None:
         return task, None
     if task.model == "embedded":
