@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import runs
 import torch
-from test_lm import architectures, contexts
+from architectures import architectures, contexts
 
 from coevo_agents.learners.grpo import GRPO
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies, remembering
