@@ -22,6 +22,7 @@ from typing import Any
 
 from ..assets.reviews import Row, load_splits
 from ..errors import ConfigError
+from ..game.splits import held_out_from
 from ..game.task import Prompt, RewardFunction, Task
 from ..rewards.classifiers import Output, classifier_reward, tfidf_reward
 from ..rng import rng
@@ -68,7 +69,8 @@ def task(
         seed: The length of prompt i is a pure function of (seed, i).
 
     A test prompt that is also a train prompt is dropped, so the test split holds rarer openings
-    than the train split.
+    than the train split. Where the source has no validation split, one in ten of the test prompts
+    becomes it, and a line of the task's notes says so.
 
     Raises:
         ConfigError: An option out of range, data or an asset that is not there.
@@ -103,13 +105,17 @@ def task(
     else:
         splits = load_splits(source, ("text",), HUB)
     bounds = (min_prompt_tokens, max_prompt_tokens)
-    train = _openings(splits["train"][:size], tokens, bounds, seed, 0)
-    seen = set(train)
-    test = [prompt for prompt in _openings(splits["test"][:size], tokens, bounds, seed, 1) if prompt not in seen]
+    train, given, test = (
+        _openings(splits.get(split, ())[:size], tokens, bounds, seed, stream)
+        for split, stream in (("train", 0), ("validation", 2), ("test", 1))
+    )
+    validation, test, notes = held_out_from(train, given, test)
     return Task(
         name="imdb",
         train=train,
+        validation=validation,
         test=test,
+        notes=notes,
         rewards={"sentiment": score},
         templates={
             "pioneer": "{prompt}",
