@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import ConfigError, RewardError, unknown_name
@@ -30,6 +30,8 @@ RESPONSES = frozenset(
     ["response", "responses", "completion", "completions", "output", "outputs", "generation", "generations"]
     + ["reply", "replies", "said", "text", "texts", "r", "c"]
 )
+PLAIN = frozenset(["prompt", "prompts", "response", "responses", "completion", "completions"])
+GIVEN = ("prompts", "responses")
 NEVER = frozenset(["completion_ids", "completions_ids", "prompt_ids", "token_ids", "logprobs", "trainer_state"])
 """Columns of other libraries that a reward here never sees."""
 
@@ -91,64 +93,63 @@ class Matched:
         self.is_coroutine = is_coroutine(function)
 
     def __call__(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Any:
-        """The values of a batch. Prompts that carry different columns are asked about in calls of
-        their own, so that no score depends on the rest of the batch."""
-        if not self._wants_columns():
-            return self._ask(prompts, responses, [{}] * len(prompts), [])
-        columns = [columns_of(prompt) for prompt in prompts]
+        """The values of a batch; those of a coroutine function are waited for. Prompts that carry
+        different columns are asked about in calls of their own, so that no score depends on the
+        rest of the batch."""
+        if not self.is_coroutine:
+            return self._merged([(rows, self.function(*a, **k)) for rows, a, k in self._calls(prompts, responses)])
+        running = start(self.begin(prompts, responses))
+        try:
+            return running.result()
+        finally:
+            running.cancel()  # where Ctrl-C was pressed
+
+    async def begin(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Any:
+        """The same of a coroutine function, for who is asynchronous."""
+        return self._merged([(rows, await self.function(*a, **k)) for rows, a, k in self._calls(prompts, responses)])
+
+    def _calls(self, prompts: Sequence[Any], responses: Sequence[Any]) -> Iterator[tuple[list[int], list, dict]]:
+        """Rows, positional and keyword arguments of each call."""
+        sources = [*self._positional, *self._keywords.values()]
+        wants_columns = self._every or any(source not in GIVEN for source, _ in sources)
+        columns = [columns_of(prompt) if wants_columns else {} for prompt in prompts]
         parts: dict[tuple[str, ...], list[int]] = {}
         for row, known in enumerate(columns):
-            parts.setdefault(tuple(sorted(map(str, known))), []).append(row)
+            parts.setdefault(tuple(known), []).append(row)
+        if len(parts) < 2:
+            yield list(range(len(prompts))), *self._arguments(prompts, responses, columns)
+            return
+        for rows in parts.values():
+            yield rows, *self._arguments(*([part[i] for i in rows] for part in (prompts, responses, columns)))
+
+    def _arguments(self, prompts: Sequence[Any], responses: Sequence[Any], columns: list[dict]) -> tuple[list, dict]:
+        names = list(columns[0]) if columns else []
+        given = {"prompts": prompts, "responses": responses}
+        given.update({name: [known[name] for known in columns] for name in names if name not in GIVEN})
+        for source, required in (*self._positional, *self._keywords.values()):
+            if required and source not in given:
+                raise RewardError(
+                    f"{self.where}: the prompt {str(prompts[0])[:60]!r} has no column {source!r}, which the function "
+                    f"asks for; it has {', '.join(names) or 'none'}."
+                )
+        keywords = {name: given[source] for name, (source, _) in self._keywords.items() if source in given}
+        if self._every:
+            taken = {source for source, _ in (*self._positional, *self._keywords.values())}
+            keywords.update({name: given[name] for name in names if name not in {*taken, *keywords, *GIVEN}})
+        return [given[source] for source, _ in self._positional], keywords
+
+    def _merged(self, parts: list[tuple[list[int], Any]]) -> Any:
+        """The values in the order of the rows."""
         if len(parts) == 1:
-            return self._ask(prompts, responses, columns, list(next(iter(parts))))
-        values: list[Any] = [None] * len(prompts)
-        for names, rows in parts.items():
-            found = self._ask(*([part[i] for i in rows] for part in (prompts, responses, columns)), list(names))
-            if not hasattr(found, "__len__") or len(found) != len(rows):
+            return parts[0][1]
+        values: dict[int, Any] = {}
+        for rows, found in parts:
+            if isinstance(found, (str, bytes)) or not hasattr(found, "__len__") or len(found) != len(rows):
                 raise RewardError(
                     f"{self.where}: returned {found!r:.80} for {len(rows)} rows; expected a list of one value for each."
                 )
-            for row, value in zip(rows, found, strict=True):
-                values[row] = value
-        return values
-
-    def _wants_columns(self) -> bool:
-        return self._every or any(
-            source not in ("prompts", "responses") for source, _ in [*self._positional, *self._keywords.values()]
-        )
-
-    def _ask(self, prompts: Sequence[Any], responses: Sequence[Any], columns: Sequence[dict], names: list[str]) -> Any:
-        given = {"prompts": prompts, "responses": responses}
-
-        def value(source: str) -> Any:
-            return given[source] if source in given else [known[source] for known in columns]
-
-        positional, keywords = [], {}
-        for source, required in self._positional:
-            if source in given or source in names:
-                positional.append(value(source))
-            elif required:
-                raise self._missing(source, prompts, columns)
-            else:
-                break  # those behind it have a default as well
-        taken = {source for source, _ in self._positional}
-        for name, (source, required) in self._keywords.items():
-            if source in given or source in names:
-                keywords[name] = value(source)
-            elif required:
-                raise self._missing(source, prompts, columns)
-            taken.add(source)
-        if self._every:
-            keywords.update({name: value(name) for name in names if name not in taken and name not in keywords})
-        result = self.function(*positional, **keywords)
-        return start(result).result() if inspect.iscoroutine(result) else result
-
-    def _missing(self, source: str, prompts: Sequence[Any], columns: Sequence[dict]) -> RewardError:
-        row = next(i for i, known in enumerate(columns) if source not in known)
-        return RewardError(
-            f"{self.where}: the prompt {str(prompts[row])[:60]!r} has no column {source!r}, which the function asks "
-            f"for; it has {sorted(columns[row]) or 'none'}."
-        )
+            values.update(zip(rows, found, strict=True))
+        return [values[row] for row in sorted(values)]
 
 
 def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -> tuple[list, dict, bool]:
@@ -161,7 +162,7 @@ def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -
         if any(p.kind is kind.VAR_POSITIONAL for p in parameters):
             return [("prompts", True), ("responses", True)], {}, False
         return [], {"prompts": ("prompts", True), "completions": ("responses", True)}, True
-    found = _by_name(named)
+    found = _by_name(named, prompt)
     _by_place(named, found, prompt)
     given = list(found.values())
     if "responses" not in given or given.count("responses") > 1 or given.count("prompts") > 1:
@@ -173,11 +174,11 @@ def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -
     positional, keywords, open_ = [], {}, True
     for p in named:
         source, required = found.get(p.name, p.name), p.default is kind.empty
-        if source not in ("prompts", "responses"):
+        if source not in GIVEN:
             _check_column(where, source, required, prompt)
         if p.kind is kind.KEYWORD_ONLY or not open_:
             keywords[p.name] = (source, required)
-        elif required or source in ("prompts", "responses"):
+        elif required or source in GIVEN:
             positional.append((source, required))
         else:  # from here on by keyword, because a column that is absent leaves the default
             open_ = False
@@ -185,15 +186,20 @@ def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -
     return positional, keywords, every
 
 
-def _by_name(named: Sequence[inspect.Parameter]) -> dict[str, str]:
-    """Parameter -> "prompts" or "responses", for the names that say so."""
+def _by_name(named: Sequence[inspect.Parameter], prompt: Any) -> dict[str, str]:
+    """Parameter -> "prompts" or "responses", for the names that say so. The plainest names come
+    first, and a name that is also a column of the data is the column."""
     found: dict[str, str] = {}
-    for p in named:
-        name = p.name.strip("_").lower()
-        for kind, names in (("prompts", PROMPTS), ("responses", RESPONSES)):
-            if name in names and kind not in found.values():
-                found[p.name] = kind
-    if "responses" not in found.values():
+    columns = columns_of(prompt)
+    for plainly in (True, False):
+        for p in named:
+            name = p.name.strip("_").lower()
+            if p.name in found or (name in PLAIN) != plainly or (not plainly and name in columns):
+                continue
+            for kind, names in (("prompts", PROMPTS), ("responses", RESPONSES)):
+                if name in names and kind not in found.values():
+                    found[p.name] = kind
+    if "responses" not in found.values() and "answers" not in columns:
         found.update({p.name: "responses" for p in named if p.name.strip("_").lower() == "answers"})
     return found
 

@@ -24,7 +24,7 @@ from ..assets.reviews import Row, load_splits
 from ..errors import ConfigError
 from ..game.splits import held_out_from
 from ..game.task import Prompt, Task
-from ..rewards import exact_answer, parse_number
+from ..rewards import exact_answer, gold_number
 
 __all__ = ["task"]
 
@@ -89,7 +89,7 @@ def task(
 
 def _prompt(row: Row, number: int, source: str | Path, split: str) -> Prompt:
     reasoning, marker, gold = str(row["answer"]).rpartition("####")
-    value = parse_number(gold)
+    value = gold_number(gold)
     if not marker or value is None:
         raise ConfigError(
             f"gsm8k, {source} ({split}), row {number}: the answer ends with {str(row['answer'])[-40:]!r}; expected "
