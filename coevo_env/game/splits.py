@@ -119,9 +119,7 @@ def three_splits(
 
 def _check(task: str, split: str, prompts: Any) -> None:
     if isinstance(prompts, (str, bytes)):
-        raise ConfigError(
-            f"task {task!r}: the {split} split is the text {prompts[:60]!r}; expected a list of prompts."
-        )
+        raise ConfigError(f"task {task!r}: the {split} split is the text {prompts[:60]!r}; expected a list of prompts.")
     if isinstance(prompts, Mapping) or not (hasattr(prompts, "__len__") and hasattr(prompts, "__getitem__")):
         raise ConfigError(
             f"task {task!r}: the {split} split is a {type(prompts).__name__}; expected a list of prompts, for they are "

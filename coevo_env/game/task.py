@@ -278,7 +278,8 @@ class Task:
 
     def render(self, prompt: str, responses: Sequence[str] | None = None) -> str:
         """The text that an agent reads: the pioneer's template, or with `responses` the observer's.
-        Where the prompt is a chat it is a `Conversation`, and the template fills its last message."""
+        Where the prompt is a chat it is a `Conversation`, of which the template is the last
+        message."""
         if responses is None:
             text = self.templates["pioneer"].format(prompt=prompt)
         else:

@@ -73,9 +73,7 @@ def call(
 class Calls:
     """What `call` returns. It can be pickled where its function can; the copy knows no values."""
 
-    def __init__(
-        self, function: Callable[..., Any], workers: int, batch_size: int, cache: bool, timeout: float | None
-    ):
+    def __init__(self, function: Callable[..., Any], workers: int, batch_size: int, cache: bool, timeout: float | None):
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         if not callable(function):
             raise ConfigError(f"call: {function!r}; expected a function (prompts, responses) -> list of floats.")

@@ -24,6 +24,7 @@ __all__ = [
     "regex_reward",
 ]
 
+
 def join_text(prompt: str, response: str, separator: str | None = None) -> str:
     """One text from a prompt and its response.
 

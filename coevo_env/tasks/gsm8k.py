@@ -47,9 +47,9 @@ def task(
 
     Args:
         source: "hub" (`openai/gsm8k`, needs the extra `hub`), or a folder with `train.jsonl`,
-            `test.jsonl` and perhaps `validation.jsonl` in the hub's format (columns question, answer; an answer ends with "####
-            72"). None means the folder that the environment variable COEVO_GSM8K names, else the
-            hub.
+            `test.jsonl` and perhaps `validation.jsonl` in the hub's format (columns question,
+            answer; an answer ends with "#### 72"). None means the folder that the environment
+            variable COEVO_GSM8K names, else the hub.
         model: Default model; the paper's is Llama-2-7b-chat in 4 bit.
         max_new_tokens, max_context, stop_at_newline: See `Task`. For models that write on after the
             answer, such as base models, set `stop_at_newline`, since the last number counts.

@@ -145,7 +145,8 @@ def openers(split: str) -> tuple[str, ...]:
 
     Args:
         split: "train" (40 for each topic), "validation" (10) or "test" (10). No noun phrase of one
-            split occurs in another; an opener ends after its noun phrase or after the verb that follows it.
+            split occurs in another; an opener ends after its noun phrase or after the verb that
+            follows it.
 
     Raises:
         ConfigError: The split is unknown.
