@@ -23,11 +23,16 @@ from .awaiting import start
 __all__ = ["Matched", "columns_of", "in_order", "is_coroutine"]
 
 PROMPTS = frozenset(
-    "prompt prompts query queries question questions input inputs instruction instructions context contexts p q".split()
+    (
+        *("prompt", "prompts", "query", "queries", "question", "questions", "input", "inputs"),
+        *("instruction", "instructions", "context", "contexts", "p", "q"),
+    )
 )
 RESPONSES = frozenset(
-    "response responses completion completions output outputs generation generations reply replies said text texts r "
-    "c".split()
+    (
+        *("response", "responses", "completion", "completions", "output", "outputs", "generation", "generations"),
+        *("reply", "replies", "said", "text", "texts", "r", "c"),
+    )
 )
 PLAIN = frozenset(["prompt", "prompts", "response", "responses", "completion", "completions"])
 GIVEN = ("prompts", "responses")

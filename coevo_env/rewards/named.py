@@ -47,7 +47,7 @@ REWARDS: dict[str, Callable[..., RewardFunction]] = {
 """Name -> factory of a reward function; docs/add_a_reward.md has a row for each."""
 
 
-def make_reward(spec: Any, **options: Any) -> RewardFunction:
+def make_reward(spec: Any, **options: Any) -> Callable[..., Any]:
     """A reward function from what people call it.
 
     Args:
