@@ -21,6 +21,7 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteError",
     "RewardError",
+    "RewardTimeout",
     "first_line",
     "real",
     "unknown_name",
@@ -39,6 +40,10 @@ class ConfigError(CoevoError):
 
 class RewardError(CoevoError):
     """A reward function returned something other than one finite number per response."""
+
+
+class RewardTimeout(RewardError):
+    """A reward function took longer than it was given; what it had computed is kept."""
 
 
 class NonFiniteError(CoevoError):

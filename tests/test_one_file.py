@@ -64,28 +64,32 @@ class Thing:
     otherwise: dict[str, Edit] = field(default_factory=dict)
 
 
-TASK = '''"""Say the word of the prompt again.
+TASK = '''"""Count on: "3" -> "4".
 
 Version history: 1 (0.1.0).
 """
 
 from __future__ import annotations
 
+from ..game.reference import IntTokenizer
 from ..game.task import Prompt, Task
 
 __all__ = ["task"]
 
 
 def task() -> Task:
-    prompts = [Prompt(f"Say {word}:", answer=word) for word in ("yes", "no", "so", "now", "then", "thus")]
+    prompts = [Prompt(str(i), answer=str(i + 1)) for i in range(1, 9)]
     return Task(
-        name="parrot",
-        train=prompts[:4],
-        test=prompts[4:],
-        rewards={"same": lambda prompts, said: [float(p.answer == s.strip()) for p, s in zip(prompts, said)]},
-        model="smollm2",
-        scripted=lambda prompt, seen: f" {prompt.answer}",
-        description="Say the word of the prompt again.",
+        name="count",
+        train=prompts[:6],
+        test=prompts[6:],
+        rewards={"next": lambda prompts, said: [float(text == p.answer) for p, text in zip(prompts, said)]},
+        templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"},
+        max_new_tokens=2,
+        model="table",
+        tokenizer=IntTokenizer(10),
+        scripted=lambda prompt, seen: prompt.answer,
+        description="Count on.",
     )
 '''
 
@@ -106,20 +110,20 @@ LEARNERS, TASKS = "agents/learners/learner.py", "coevo_env/tasks/__init__.py"
 REGISTRIES = "test_registries.py"
 THINGS = {
     "task": Thing(
-        "parrot",
-        ("test_builtin_tasks.py", "parrot or every_file"),
+        "count",
+        ("test_builtin_tasks.py", "[count] or every_file"),
         {
-            "file": Edit("coevo_env/tasks/parrot.py", TASK),
-            "line": Edit(TASKS, '    "parrot": "coevo_env.tasks.parrot",\n', '    "toy": '),
+            "file": Edit("coevo_env/tasks/count.py", TASK),
+            "line": Edit(TASKS, '    "count": "coevo_env.tasks.count",\n', '    "toy": '),
         },
         {
-            "line": "{'coevo_env.tasks.parrot'}: no line in BUILTIN_TASKS",
-            "scripted policy": "the task 'parrot' has no scripted policy",
-            "version history": "parrot.py has no version history",
+            "line": "{'coevo_env.tasks.count'}: no line in BUILTIN_TASKS",
+            "scripted policy": "the task 'count' has no scripted policy",
+            "version history": "count.py has no version history",
         },
         {
-            "scripted policy": Edit("coevo_env/tasks/parrot.py", re.sub(r"        scripted=.*\n", "", TASK)),
-            "version history": Edit("coevo_env/tasks/parrot.py", re.sub(r"Version.*\n", "", TASK)),
+            "scripted policy": Edit("coevo_env/tasks/count.py", re.sub(r"        scripted=.*\n", "", TASK)),
+            "version history": Edit("coevo_env/tasks/count.py", re.sub(r"Version.*\n", "", TASK)),
         },
     ),
     "metric": Thing(

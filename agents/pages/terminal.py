@@ -183,12 +183,12 @@ def play(
         "task_options": None,
     }
     known = {
-        str(prompt): prompt for split in (the_task.test, the_task.train) for prompt in split
+        str(prompt): prompt for split in (the_task.test, the_task.validation, the_task.train) for prompt in split
     }  # with their gold answers
     for count, typed in enumerate(_asked(console) if prompts is None else prompts):
         prompt = known.get(typed, typed)
         try:
-            one = replace(the_task, train=[prompt], test=[prompt])
+            one = replace(the_task, train=[prompt], validation=(), test=[f"not {prompt}"])
             game = _answer(BatchEnv(1, rules=build(one, reference, **options)[0], reference=reference), loaded, count)
         except RewardError as error:  # an answer is worth reading also where nobody knows what it is worth
             console.print(Text(f"not scored: {error}", "yellow"))

@@ -19,7 +19,7 @@ from .kl import KLConfig
 from .mixing import mixing_matrix
 from .roles import RoleSchedule, make_schedule
 from .sampling import Sampling
-from .task import Prompt, Task, Tokenizer
+from .task import Conversation, Prompt, Task, Tokenizer
 
 __all__ = ["Episode", "Rules", "Turn"]
 
@@ -65,7 +65,7 @@ class Rules:
         mixing_weight: lambda of the mode "weighted".
         kl: How KL is paid.
         seed: Seed of prompts and roles.
-        split: "train" or "test".
+        split: "train", "validation" or "test".
         max_new_tokens, min_new_tokens, max_context: Override the task's; max_new_tokens is the
             token budget of a turn.
         temperature: Of behaviour and reference policies alike.
@@ -205,7 +205,19 @@ class Rules:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a rendered template, with the BOS before it that some tokenizers want (see
-        `TextTokenizer.opening`)."""
+        `TextTokenizer.opening`). A `Conversation` goes through the chat template of the model,
+        which writes its own.
+
+        Raises:
+            ConfigError: It is a chat, and the tokenizer has no template for one.
+        """
+        if isinstance(text, Conversation):
+            if (encode := getattr(self.tokenizer, "encode_chat", None)) is None:
+                raise ConfigError(
+                    f"task {self.task.name!r}: its prompts are chat messages, and the tokenizer "
+                    f"{type(self.tokenizer).__name__} renders none; expected a language model with a chat template."
+                )
+            return encode(text.messages)
         ids, opening = self.tokenizer.encode(text), getattr(self.tokenizer, "opening", None)
         return [*opening, *ids] if opening and ids[: len(opening)] != opening else ids
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NonFiniteError, RewardError
+from ..errors import NonFiniteError, RewardError, RewardTimeout
 from .rules import Episode, Rules
 
 __all__ = ["Scores", "rate", "score"]
@@ -137,6 +137,8 @@ def _ask(
     itself."""
     try:
         return function(prompts, responses)
+    except RewardTimeout as error:  # not asked again row by row: it would only take as long again
+        raise RewardTimeout(f"{where}: {error}") from error
     except Exception as error:
         row = _culprit(function, prompts, responses)
         on = f"{len(responses)} rows, but on none of them alone" if row is None else about(row)

@@ -14,8 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import ConfigError, real, unknown_name, whole
+from .arguments import in_order
+from .splits import SPLITS, three_splits
 
-__all__ = ["JointRewardFunction", "Prompt", "RewardFunction", "Task", "Tokenizer"]
+__all__ = ["Conversation", "JointRewardFunction", "Prompt", "RewardFunction", "Task", "Tokenizer"]
+
+Message = Mapping[str, str]
+"""One message of a chat: its "role" and its "content"."""
 
 
 class Prompt(str):
@@ -26,24 +31,54 @@ class Prompt(str):
     Attributes:
         answer: The gold answer, or None.
         info: Anything else (a reasoning-gym entry, a label); never shown to the agents.
+        earlier: Of a prompt that is a chat, the messages before the last one, whose text the prompt
+            is; the model's chat template renders it. None of a prompt that is plain text.
 
     >>> p = Prompt("2+3=", answer="5")
     >>> p, p.answer
     ('2+3=', '5')
     """
 
-    __slots__ = ("answer", "info")
+    __slots__ = ("answer", "earlier", "info")
     answer: str | None
+    earlier: tuple[Message, ...] | None
     info: Mapping[str, Any]
 
-    def __new__(cls, text: str, answer: str | None = None, info: Mapping[str, Any] | None = None) -> Prompt:
+    def __new__(
+        cls,
+        text: str,
+        answer: str | None = None,
+        info: Mapping[str, Any] | None = None,
+        earlier: Sequence[Message] | None = None,
+    ) -> Prompt:
         self = super().__new__(cls, text)
         self.answer = answer
         self.info = info or {}
+        self.earlier = None if earlier is None else tuple(earlier)
         return self
 
     def __reduce__(self):
-        return (Prompt, (str(self), self.answer, dict(self.info)))
+        return (Prompt, (str(self), self.answer, dict(self.info), self.earlier))
+
+
+class Conversation(str):
+    """A rendered template that is the last message of a chat: the user's, after `earlier` ones."""
+
+    __slots__ = ("earlier",)
+    earlier: tuple[Message, ...]
+
+    def __new__(cls, text: str, earlier: Sequence[Message] = ()) -> Conversation:
+        self = super().__new__(cls, text)
+        self.earlier = tuple(earlier)
+        return self
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of it."""
+        return [*self.earlier, {"role": "user", "content": str(self)}]
+
+    def __reduce__(self):
+        return (Conversation, (str(self), self.earlier))
 
 
 RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
@@ -90,7 +125,10 @@ class Task:
 
     Attributes:
         name: Snake case, unique among tasks.
-        train, test: Prompts of each split, disjoint. A plain string becomes a `Prompt`.
+        train, validation, test: Prompts of each split, disjoint. A plain string becomes a `Prompt`.
+            Agents learn on train, whatever is chosen is chosen by validation, and test is read at
+            the end. Without validation one in ten of the train prompts becomes it, by hash (see
+            `coevo_env.game.splits`), and a line of `notes` says so.
         rewards: Named reward terms, each a function or a pair (weight, function). The task reward
             is their weighted sum.
         joint_rewards: Terms in which a response is worth something only beside the others (zero-sum
@@ -112,15 +150,21 @@ class Task:
             model's.
         scripted: A policy that scores well, for tests and as an upper reference.
         description: One line for `coevo tasks`.
+        notes: Lines that a user should read before training, such as what was split off.
+
+    Rewards are called with (prompts, responses), whatever order their parameters stand in; see
+    `coevo_env.game.arguments`.
 
     Raises:
-        ConfigError: An empty split, a template without its placeholders, no reward, lengths out of
+        ConfigError: An empty split, two that share a prompt, a reward whose parameters do not say
+            what they take, a template without its placeholders, no reward, lengths out of
             range.
     """
 
     name: str
     train: Sequence[str]
     test: Sequence[str]
+    validation: Sequence[str] = ()
     rewards: Mapping[str, RewardFunction | tuple[float, RewardFunction]] = field(default_factory=dict)
     joint_rewards: Mapping[str, JointRewardFunction | tuple[float, JointRewardFunction]] = field(default_factory=dict)
     templates: Mapping[str, str] = field(
@@ -135,10 +179,14 @@ class Task:
     tokenizer: Tokenizer | None = None
     scripted: ScriptedPolicy | None = None
     description: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_splits()
+        train, validation, notes = three_splits(self.name, self.train, self.validation, self.test)
+        notes = tuple(dict.fromkeys((*self.notes, *notes)))
+        vars(self).update(train=train, validation=validation, notes=notes)  # it is frozen from here on
         self._check_terms()
+        self._match_arguments()
         self._check_templates()
         for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("max_context", 1)):
             whole(f"task {self.name!r}: {name}", getattr(self, name), least)
@@ -149,10 +197,11 @@ class Task:
             )
 
     def prompts(self, split: str) -> Sequence[str]:
-        """The prompts of `split` ("train" or "test")."""
-        if split not in ("train", "test"):
-            raise unknown_name("split", split, ["train", "test"])
-        return self.train if split == "train" else self.test
+        """The prompts of `split`: "train", "validation" or "test". Where there are too few to have
+        a validation split, the train prompts stand in for it, as a line of `notes` says."""
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        return getattr(self, split) or self.train
 
     def prompt(self, split: str, index: int) -> Prompt:
         """Prompt `index` of `split`, as a `Prompt`."""
@@ -165,27 +214,21 @@ class Task:
         return item if isinstance(item, Prompt) else Prompt(item)
 
     def render(self, prompt: str, responses: Sequence[str] | None = None) -> str:
-        """The text that an agent reads: the pioneer's template, or with `responses` the
-        observer's."""
+        """The text that an agent reads: the pioneer's template, or with `responses` the observer's.
+        Where the prompt is a chat it is a `Conversation`, of which the template is the last
+        message."""
         if responses is None:
-            return self.templates["pioneer"].format(prompt=prompt)
-        return self.templates["observer"].format(prompt=prompt, responses=self.separator.join(responses))
+            text = self.templates["pioneer"].format(prompt=prompt)
+        else:
+            text = self.templates["observer"].format(prompt=prompt, responses=self.separator.join(responses))
+        earlier = getattr(prompt, "earlier", None)
+        return text if earlier is None else Conversation(text, earlier)
 
     def clean(self, response: str) -> str:
         """The part of a response that counts as its text."""
         return response.split("\n", 1)[0] if self.stop_at_newline else response
 
     # ---------------------------------------------------------------- internals
-    def _check_splits(self) -> None:
-        for split in ("train", "test"):
-            prompts = getattr(self, split)
-            if isinstance(prompts, (str, bytes)):
-                raise ConfigError(
-                    f"task {self.name!r}: the {split} split is the text {prompts[:60]!r}; expected a list of prompts."
-                )
-            if len(prompts) == 0:
-                raise ConfigError(f"task {self.name!r}: the {split} split has no prompts; give at least one.")
-
     def _check_terms(self) -> None:
         for kind in ("rewards", "joint_rewards"):
             if not isinstance(terms := getattr(self, kind), Mapping):
@@ -243,6 +286,17 @@ class Task:
                     f"task {self.name!r}: the {role} template has the placeholder {{{'}, {'.join(sorted(extra))}}}; "
                     f"only {{{'}, {'.join(sorted(needed))}}} can be filled there (write {{{{ }}}} for literal braces)."
                 )
+
+    def _match_arguments(self) -> None:
+        """Puts functions in the place of rewards whose parameters stand in another order."""
+        for kind in ("rewards", "joint_rewards"):
+            terms, matched = getattr(self, kind), {}
+            for term, value in terms.items():
+                function = value[1] if isinstance(value, tuple) else value
+                called = in_order(f"task {self.name!r}, reward {term!r}", function, self.train[0])
+                matched[term] = value if called is function else (value[0] if isinstance(value, tuple) else 1.0, called)
+            if any(matched[term] is not terms[term] for term in terms):
+                vars(self)[kind] = matched
 
 
 def _placeholders(task: str, role: str, template: str) -> set[str]:

@@ -7,7 +7,7 @@ never come out of a response, so a response cannot smuggle them into its partner
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError, first_line
@@ -93,14 +93,38 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens in it are recognised, none is added."""
         if self.chat:
-            return self.hf.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
-            )["input_ids"]
+            return self.encode_chat([{"role": "user", "content": text}])
         try:
             return self.hf.encode(text, add_special_tokens=False)
         except Exception as error:  # what the tokenizers library raises has no class of its own
             raise ConfigError(
                 f"the tokenizer cannot write {text[:60]!r}: {error}. Do task and model belong together?"
+            ) from error
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a chat, the last message being the user's, up to where the answer begins."""
+        return self._chat(messages, tokenize=True, return_dict=True)["input_ids"]
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text whose ids `encode_chat` gives."""
+        return self._chat(messages, tokenize=False)
+
+    def _chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
+        name = getattr(self.hf, "name_or_path", "") or type(self.hf).__name__
+        if not getattr(self.hf, "chat_template", None):
+            raise ConfigError(
+                f"the tokenizer {name!r} has no chat template, and the prompts are chat messages; use a model that was "
+                "tuned for chat, or data whose prompts are plain text."
+            )
+        try:
+            return self.hf.apply_chat_template(
+                [dict(message) for message in messages], add_generation_prompt=True, **options
+            )
+        except Exception as error:  # a template is a program of the model's
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise ConfigError(
+                f"the chat template of {name!r} refuses messages of the roles {roles}: {first_line(error)} Expected "
+                "roles that this model knows, in the order that it wants."
             ) from error
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -10,7 +10,10 @@ mixes them among agents.
 
 from __future__ import annotations
 
+from .calls import call
 from .classifiers import classifier_reward, tfidf_reward
+from .named import REWARDS, make_reward
+from .numbers import gold_number, parse_number
 from .text import (
     exact_answer,
     first_number,
@@ -18,18 +21,21 @@ from .text import (
     last_number,
     length_reward,
     lexicon_sentiment,
-    parse_number,
     regex_reward,
 )
 
 __all__ = [
+    "REWARDS",
+    "call",
     "classifier_reward",
     "exact_answer",
     "first_number",
+    "gold_number",
     "join_text",
     "last_number",
     "length_reward",
     "lexicon_sentiment",
+    "make_reward",
     "parse_number",
     "regex_reward",
     "tfidf_reward",

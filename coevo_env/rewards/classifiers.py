@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, first_line, unknown_name
+from ..errors import ConfigError, RewardError, first_line, unknown_name
 from ..game.task import RewardFunction
 from .text import join_text
 
@@ -39,7 +39,8 @@ def classifier_reward(
     The model is loaded by the first call with `AutoModelForSequenceClassification`, in float32 and
     without dropout; the scores are those of `transformers.pipeline("text-classification")`, which
     is not used because it draws from the global random generator. Texts are batched by length and
-    padded under an attention mask, so a score does not depend on the batch beyond rounding (1e-5).
+    padded under an attention mask, so a score does not depend on the batch beyond rounding (1e-5);
+    where padding would change scores, or there is no padding token, texts are scored one by one.
     Texts longer than the model can read lose their end.
 
     Args:
@@ -55,8 +56,9 @@ def classifier_reward(
         A reward function.
 
     Raises:
-        ConfigError: Unknown output; when first called: the model cannot be loaded, has no such
-            label, or CUDA is absent.
+        ConfigError: Unknown output; when first called: the model cannot be loaded, lacks weights
+            (a language model is no classifier), has no such label, or CUDA is absent.
+        RewardError: When called: a prompt and a response that are no token together.
 
     Source: Ma et al., NeurIPS 2024, section 4.1: the logit of the positive class of
     `lvwerra/distilbert-imdb`.
@@ -66,29 +68,58 @@ def classifier_reward(
         raise ConfigError(f"classifier_reward: batch_size={batch_size}; expected at least 1.")
 
     @functools.cache
-    def load() -> tuple[Any, Any, int]:
+    def load() -> tuple[Any, Any, int, int]:
         tokenizer, network = _text_classifier(str(model), device)
-        return tokenizer, network, _label_index(str(model), network.config, label)
+        at_a_time = batch_size if batch_size == 1 or _can_pad(tokenizer, network) else 1
+        return tokenizer, network, _label_index(str(model), network.config, label), at_a_time
 
     def reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        import torch
-
-        tokenizer, network, index = load()
+        tokenizer, network, index, at_a_time = load()
         texts = [join_text(p, r, separator) for p, r in zip(prompts, responses, strict=True)]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         scores = [0.0] * len(texts)
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            inputs = tokenizer([texts[i] for i in part], truncation=True, padding=True, return_tensors="pt")
-            with torch.inference_mode():
-                logits = network(**inputs.to(network.device)).logits  # (B, labels)
-                if output != "logit":
-                    logits = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+        for start in range(0, len(order), at_a_time):
+            part = order[start : start + at_a_time]
+            logits = _logits(tokenizer, network, [texts[i] for i in part])  # (B, labels)
+            if output != "logit":
+                logits = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
             for i, value in zip(part, logits[:, index].tolist(), strict=True):
                 scores[i] = 2 * value - 1 if output == "signed" else value
         return scores
 
     return reward
+
+
+def _logits(tokenizer: Any, network: Any, texts: Sequence[str]) -> Any:
+    """Scores of texts, (B, labels); only several texts are padded."""
+    import torch
+
+    inputs = tokenizer(list(texts), truncation=True, padding=len(texts) > 1, return_tensors="pt")
+    if inputs["input_ids"].shape[1] == 0:
+        raise RewardError(
+            "classifier_reward: a prompt and its response are no token together, so there is nothing to score; "
+            "expected prompts that are not empty."
+        )
+    with torch.inference_mode():
+        return network(**inputs.to(network.device)).logits
+
+
+def _can_pad(tokenizer: Any, network: Any) -> bool:
+    """Whether texts score the same beside longer ones as alone. They do not where the model looks
+    for its last token in the padding, or counts positions from it; without a padding token,
+    nothing can be padded at all."""
+    if tokenizer.pad_token_id is None:
+        return False
+    alone = [_logits(tokenizer, network, [text]) for text in PROBES]
+    try:
+        beside = _logits(tokenizer, network, PROBES)
+    except (ValueError, RuntimeError, IndexError):
+        return False
+    return all(float((one[0] - other).abs().max()) < 1e-4 for one, other in zip(alone, beside, strict=True))
+
+
+PROBES = ("good", "this film was not good, and it went on for far too long to be borne by anyone", "a bad one")
+"""Texts of different lengths, by which padding is tried."""
 
 
 def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
@@ -103,9 +134,10 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
         raise ConfigError(f"classifier_reward: device={device!r}, but this PyTorch finds no CUDA; use device='cpu'.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        network = (
-            AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False).float().eval().to(device)
+        network, found = AutoModelForSequenceClassification.from_pretrained(
+            model, trust_remote_code=False, output_loading_info=True
         )
+        network = network.float().eval().to(device)
     except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
@@ -114,6 +146,11 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
             "a "
             "text-classification model (which needs network) or a directory that holds one, with its tokenizer."
         ) from error
+    if lacking := sorted(found["missing_keys"]) + sorted(map(str, found.get("mismatched_keys", ()))):
+        raise ConfigError(
+            f"classifier_reward: the model {model!r} has no weights for {', '.join(lacking[:4])}, so they would be "
+            "random and so would the scores; expected a model that was trained as a text classifier."
+        )
     if tokenizer.model_max_length > 10**9:  # the tokenizer does not know the limit, the model does
         tokenizer.model_max_length = getattr(network.config, "max_position_embeddings", None) or 512
     return tokenizer, network

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from typing import Any
 
-from ..errors import ConfigError, MissingExtraError, RewardError, unknown_name
+from ..errors import ConfigError, MissingExtraError, RewardError, unknown_name, whole
 from ..game.task import RewardFunction
+from .numbers import find_numbers, gold_number, parse_number
 
 __all__ = [
     "exact_answer",
@@ -21,16 +21,8 @@ __all__ = [
     "last_number",
     "length_reward",
     "lexicon_sentiment",
-    "parse_number",
     "regex_reward",
 ]
-
-# One number: an optional sign that is not a minus between operands ("5-3" holds 5 and 3), an
-# optional currency sign, digits with or without thousands separators, decimals.
-_NUMBER = re.compile(
-    r"(?:(?<![\w)\].])[-−])?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)",
-    re.ASCII,
-)
 
 
 def join_text(prompt: str, response: str, separator: str | None = None) -> str:
@@ -83,31 +75,13 @@ def lexicon_sentiment(prompts: Sequence[str], responses: Sequence[str]) -> list[
 # ------------------------------------------------------------------------------------ exact answers
 
 
-def parse_number(text: str) -> Decimal | None:
-    """The number that `text` is, or None if it is not one number; "$1,200.50" and "−3" are numbers.
-
-    >>> parse_number("$1,200.50"), parse_number("about 3")
-    (Decimal('1200.50'), None)
-    """
-    match = _NUMBER.fullmatch(text.strip())
-    return _decimal(match.group()) if match else None
-
-
-def _decimal(text: str) -> Decimal:
-    return Decimal(re.sub(r"[,$€£]", "", text).replace("−", "-"))
-
-
-def _numbers(text: str) -> list[str]:
-    return _NUMBER.findall(text)
-
-
 def last_number(response: str) -> str | None:
     """The last number in the text, or None.
 
     >>> last_number("5-3 is 2, so she pays $1,002.50.")
     '$1,002.50'
     """
-    found = _numbers(response)
+    found = find_numbers(response)
     return found[-1] if found else None
 
 
@@ -117,7 +91,7 @@ def first_number(response: str) -> str | None:
     >>> first_number(" 8\\n1+1=2")
     '8'
     """
-    found = _numbers(response)
+    found = find_numbers(response)
     return found[0] if found else None
 
 
@@ -139,8 +113,9 @@ def _extractor(extract: str | Callable[[str], str | None]) -> Callable[[str], st
 def exact_answer(extract: str | Callable[[str], str | None] = "last_number") -> RewardFunction:
     """1 where the answer extracted from the response equals `prompt.answer`, else 0.
 
-    Two numbers are compared as numbers ("$1,200" equals "1200.0"), anything else as text without
-    case and outer white space.
+    Two numbers are compared as numbers ("$1,200" equals "1200.0", "9{,}500" equals "9500"), and a
+    unit behind the number of the gold answer does not count ("72 apples" is 72); anything else is
+    compared as text without case and outer white space.
 
     Args:
         extract: "last_number" (the default, CORY's reward on GSM8K), "first_number", "text" (the
@@ -152,7 +127,8 @@ def exact_answer(extract: str | Callable[[str], str | None] = "last_number") -> 
 
     Raises:
         ConfigError: Unknown extractor.
-        RewardError: A prompt without an answer (when called).
+        RewardError: When called: a prompt without an answer, or with "last_number" and
+            "first_number" one whose answer is no number, so that no response could be right.
 
     Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.2.
 
@@ -161,19 +137,25 @@ def exact_answer(extract: str | Callable[[str], str | None] = "last_number") -> 
     [1.0, 0.0]
     """
     extractor = _extractor(extract)
+    numeric = extractor in (last_number, first_number)
 
     def reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        return [float(_equal(extractor(r), _gold(p))) for p, r in zip(prompts, responses, strict=True)]
+        return [float(_equal(extractor(r), _gold(p, numeric))) for p, r in zip(prompts, responses, strict=True)]
 
     return reward
 
 
-def _gold(prompt: str) -> str:
+def _gold(prompt: str, numeric: bool) -> str:
     answer = getattr(prompt, "answer", None)
     if answer is None:
         raise RewardError(
             f"exact_answer: the prompt {str(prompt)[:60]!r} has no answer; expected a Prompt with one. "
             "Build the task's prompts as coevo_env.Prompt(text, answer='...')."
+        )
+    if numeric and gold_number(str(answer)) is None:
+        raise RewardError(
+            f"exact_answer: the answer {str(answer)[:60]!r} of the prompt {str(prompt)[:60]!r} is not one number, and "
+            "the response is searched for one, so nothing could be right. Use extract='text', or a number as answer."
         )
     return str(answer)
 
@@ -181,7 +163,7 @@ def _gold(prompt: str) -> str:
 def _equal(got: str | None, gold: str) -> bool:
     if got is None:
         return False
-    a, b = parse_number(got), parse_number(gold)
+    a, b = parse_number(got), gold_number(gold)
     if a is not None and b is not None:
         return a == b
     return got.strip().casefold() == gold.strip().casefold()
@@ -223,8 +205,7 @@ def length_reward(target: int) -> RewardFunction:
     >>> length_reward(4)(["", ""], ["one two three four", "one"])
     [1.0, 0.25]
     """
-    if target < 1:
-        raise ConfigError(f"length_reward: target={target}; expected at least 1 word.")
+    target = whole("length_reward: target", target, 1, "at least 1 word")
 
     def reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         return [max(0.0, 1 - abs(len(r.split()) - target) / target) for _, r in zip(prompts, responses, strict=True)]

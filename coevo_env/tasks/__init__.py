@@ -14,8 +14,9 @@ from typing import Any
 
 from ..errors import CoevoError, ConfigError, unknown_name
 from ..game.task import Task
+from .preview import preview
 
-__all__ = ["BUILTIN_TASKS", "FAMILIES", "make_task"]
+__all__ = ["BUILTIN_TASKS", "FAMILIES", "make_task", "preview"]
 
 BUILTIN_TASKS = {
     "sentiment": "coevo_env.tasks.sentiment",
@@ -24,6 +25,7 @@ BUILTIN_TASKS = {
     "gsm8k": "coevo_env.tasks.gsm8k",
     "toy": "coevo_env.tasks.toy",
     "matching": "coevo_env.tasks.matching",
+    "own": "coevo_env.tasks.own",
 }
 """Name -> module; each module has a function `task(**options) -> Task`."""
 

@@ -41,7 +41,8 @@ def task(
         operations: Any of "+", "-", "*", as one string or a sequence. Differences are never
             negative.
         shots: Solved examples in front of each prompt; their pairs are in neither split.
-        test_fraction: Part of the pairs that is held out, in (0, 1).
+        test_fraction: Part of the pairs that is held out, in (0, 1): half of them for validation,
+            the other half, and one more where they are odd, for the test.
         extract: How an answer is read from a response, see `coevo_env.rewards.exact_answer`.
         seed: Picks the examples and the held-out pairs.
         model: Default model.
@@ -55,6 +56,7 @@ def task(
     order = rng(seed, digits, stream="task").permutation(len(pairs))
     examples, rest = [pairs[i] for i in order[:shots]], [pairs[i] for i in order[shots:]]
     held_out = max(1, round(test_fraction * len(rest)))
+    tested = held_out - held_out // 2
     header = "".join(
         f"{prompt}{prompt.answer}\n"
         for prompt in (_prompts([pair], operations[i % len(operations)])[0] for i, pair in enumerate(examples))
@@ -64,7 +66,8 @@ def task(
     return Task(
         name="arithmetic",
         train=_prompts(rest[held_out:], operations),
-        test=_prompts(rest[:held_out], operations),
+        validation=_prompts(rest[tested:held_out], operations),
+        test=_prompts(rest[:tested], operations),
         rewards={"exact": exact_answer(extract)},
         templates={"pioneer": header + "{prompt}", "observer": header + "{prompt}{responses}\n{prompt}"},
         separator=" or ",

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from ..assets.reviews import Row, load_splits
 from ..errors import ConfigError
+from ..game.splits import held_out_from
 from ..game.task import Prompt, Task
-from ..rewards import exact_answer, parse_number
+from ..rewards import exact_answer, gold_number
 
 __all__ = ["task"]
 
@@ -41,13 +42,14 @@ def task(
     max_context: int = 1024,
     stop_at_newline: bool = False,
 ) -> Task:
-    """GSM8K: 7,473 train and 1,319 test questions.
+    """GSM8K: 7,473 train and 1,319 test questions, of which one in ten becomes the validation
+    split unless the source has a file for one.
 
     Args:
-        source: "hub" (`openai/gsm8k`, needs the extra `hub`), or a folder with `train.jsonl` and
-            `test.jsonl` in the hub's format (columns question, answer; an answer ends with "####
-            72"). None means the folder that the environment variable COEVO_GSM8K names, else the
-            hub.
+        source: "hub" (`openai/gsm8k`, needs the extra `hub`), or a folder with `train.jsonl`,
+            `test.jsonl` and perhaps `validation.jsonl` in the hub's format (columns question,
+            answer; an answer ends with "#### 72"). None means the folder that the environment
+            variable COEVO_GSM8K names, else the hub.
         model: Default model; the paper's is Llama-2-7b-chat in 4 bit.
         max_new_tokens, max_context, stop_at_newline: See `Task`. For models that write on after the
             answer, such as base models, set `stop_at_newline`, since the last number counts.
@@ -59,13 +61,17 @@ def task(
     """
     source = source or os.environ.get("COEVO_GSM8K") or "hub"
     splits = load_splits(source, ("question", "answer"), HUB)
-    train = [_prompt(row, number, source, "train") for number, row in enumerate(splits["train"], start=1)]
-    seen = set(train)
-    test = [_prompt(row, number, source, "test") for number, row in enumerate(splits["test"], start=1)]
+    train, given, test = (
+        [_prompt(row, number, source, split) for number, row in enumerate(splits.get(split, ()), start=1)]
+        for split in ("train", "validation", "test")
+    )
+    validation, test, notes = held_out_from(train, given, test)
     return Task(
         name="gsm8k",
         train=train,
-        test=[prompt for prompt in test if prompt not in seen],
+        validation=validation,
+        test=test,
+        notes=notes,
         rewards={"correct": exact_answer("last_number")},
         templates={
             "pioneer": EXAMPLE + "Question: {prompt}\nAnswer:",
@@ -83,7 +89,7 @@ def task(
 
 def _prompt(row: Row, number: int, source: str | Path, split: str) -> Prompt:
     reasoning, marker, gold = str(row["answer"]).rpartition("####")
-    value = parse_number(gold)
+    value = gold_number(gold)
     if not marker or value is None:
         raise ConfigError(
             f"gsm8k, {source} ({split}), row {number}: the answer ends with {str(row['answer'])[-40:]!r}; expected "

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..assets.reviews import Row, load_splits
 from ..errors import ConfigError
+from ..game.splits import held_out_from
 from ..game.task import Prompt, RewardFunction, Task
 from ..rewards.classifiers import Output, classifier_reward, tfidf_reward
 from ..rng import rng
@@ -72,7 +73,9 @@ def task(
         size: Use only the first so many reviews of each split; None means all.
         seed: The length of prompt i is a pure function of (seed, i).
 
-    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings.
+    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings
+    than the train split. Where the source has no validation split, one in ten of the test prompts
+    becomes it, and a line of the task's notes says so.
 
     Raises:
         ConfigError: An option out of range, data or an asset that is not there.
@@ -85,11 +88,13 @@ def task(
     with _explained(source):
         score = _reward(reward, output, centred, device)
         tokens = _tokenizer(model if tokenizer is None else tokenizer)
-    train, test = _prompts(source, size, tokens, (min_prompt_tokens, max_prompt_tokens), seed)
+    train, validation, test, notes = _prompts(source, size, tokens, (min_prompt_tokens, max_prompt_tokens), seed)
     return Task(
         name="imdb",
         train=train,
+        validation=validation,
         test=test,
+        notes=notes,
         rewards={"sentiment": score},
         templates=TEMPLATES,
         min_new_tokens=4,
@@ -128,17 +133,20 @@ def _explained(source: str | Path) -> Iterator[None]:
 
 def _prompts(
     source: str | Path, size: int | None, tokens: Any, bounds: tuple[int, int], seed: int
-) -> tuple[list[Prompt], list[Prompt]]:
-    """The openings of both splits, those of the test split without what the train split has too."""
+) -> tuple[list[Prompt], Sequence[Prompt], list[Prompt], tuple[str, ...]]:
+    """The openings of train, validation and test, none of which stands in two of them, and what is
+    to be said about it."""
     if str(source) == "package":
         from ..assets.store import asset_path
 
         source = asset_path("reviews") / "imdb"
     splits = load_splits(source, ("text",), HUB)
-    train = _openings(splits["train"][:size], tokens, bounds, seed, 0)
-    seen = set(train)
-    test = [prompt for prompt in _openings(splits["test"][:size], tokens, bounds, seed, 1) if prompt not in seen]
-    return train, test
+    train, given, test = (
+        _openings(splits.get(split, ())[:size], tokens, bounds, seed, stream)
+        for split, stream in (("train", 0), ("validation", 2), ("test", 1))
+    )
+    validation, test, notes = held_out_from(train, given, test)
+    return train, validation, test, notes
 
 
 def _reward(reward: str | Path, output: Output, centred: bool, device: str | None) -> RewardFunction:

@@ -88,6 +88,7 @@ def task(payoff: Sequence[Sequence[float]] = BIASED) -> Task:
     return Task(
         name="matching",
         train=["0"],
+        validation=["0 1"],
         test=["0 0"],
         joint_rewards={"payoff": payoffs},
         templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"},

@@ -5,7 +5,7 @@ One idea: the answer is taken out of the response first and then scored. Without
 default rule pays for a wrong answer that contains the right one ("42" for 4), and punishes a right
 one in a sentence ("The answer is 4").
 
-Both splits come from one generator and one seed, by index, because item i of many datasets depends
+All splits come from one generator and one seed, by index, because item i of many datasets depends
 on seed + i only: two neighbouring seeds would share nearly all items.
 
 Version history: 1 (0.1.0).
@@ -43,8 +43,9 @@ def task(
 
     Args:
         dataset: Its name, such as "chain_sum".
-        size, test_size: Items generated for each split. Test items whose question is also in the
-            train split are dropped.
+        size, test_size: Items generated for the train and the test split; the validation split has
+            as many as the test split. Of questions that occur in several splits, all but the first
+            are dropped.
         seed: Seed of the generator; item i is a pure function of it and i.
         model: Default model.
         max_new_tokens, max_context: See `Task`.
@@ -57,9 +58,14 @@ def task(
             that is not in the train split.
     """
     generator = _generator(dataset, size, test_size, seed, config)
-    train = [_prompt(generator[i]) for i in range(size)]
+    train, test, validation = (
+        [_prompt(generator[i]) for i in range(first, first + count)]
+        for first, count in ((0, size), (size, test_size), (size + test_size, test_size))
+    )
     seen = set(train)
-    test = [prompt for prompt in (_prompt(generator[i]) for i in range(size, size + test_size)) if prompt not in seen]
+    test = [prompt for prompt in test if prompt not in seen]
+    seen |= set(test)
+    validation = [prompt for prompt in validation if prompt not in seen]
     several_lines = any("\n" in (prompt.answer or "").strip() for prompt in train)
     if not test:
         raise ConfigError(
@@ -70,6 +76,7 @@ def task(
     return Task(
         name=f"reasoning-gym/{dataset}",
         train=train,
+        validation=validation,
         test=test,
         rewards={"correct": _reward(generator)},
         templates={
@@ -103,7 +110,7 @@ def _generator(dataset: str, size: int, test_size: int, seed: int, config: dict[
             f"reasoning-gym/{dataset}: size={size}, test_size={test_size}; expected at least 1 item in each."
         )
     try:
-        return gym.create_dataset(dataset, size=size + test_size, seed=seed, **config)  # pyright: ignore[reportAttributeAccessIssue]
+        return gym.create_dataset(dataset, size=size + 2 * test_size, seed=seed, **config)  # pyright: ignore[reportAttributeAccessIssue]
     except (TypeError, AssertionError, ValueError) as error:
         raise ConfigError(f"reasoning-gym/{dataset} refused its options {config}: {error}.") from error
 

@@ -42,11 +42,12 @@ def task(max_new_tokens: int = 16) -> Task:
             97 in 100 end within 16.
 
     Returns:
-        A `Task` with 520 train and 130 test openers.
+        A `Task` with 520 train, 130 validation and 130 test openers.
     """
     return Task(
         name="sentiment",
         train=grammar.openers("train"),
+        validation=grammar.openers("validation"),
         test=grammar.openers("test"),
         rewards={"sentiment": lexicon_sentiment},
         templates={"pioneer": "<eos> {prompt}", "observer": "<eos> {prompt} {responses} <eos> {prompt}"},

@@ -37,7 +37,8 @@ def task(vocab_size: int = 5, max_new_tokens: int = 3, prompts: int = 2) -> Task
         vocab_size: V >= 3; id 0 is EOS.
         max_new_tokens: T, the token budget of a turn.
         prompts: How many prompts each split has, at most V - 1; the train split has "1", "2", ...,
-            the test split "1 1", "2 2", ...
+            the test split "1 1", "2 2", ..., the validation split "2 1", "3 2", ... (the last token
+            counts).
     """
     if vocab_size < 3 or not 1 <= prompts < vocab_size:
         raise ConfigError(
@@ -45,18 +46,19 @@ def task(vocab_size: int = 5, max_new_tokens: int = 3, prompts: int = 2) -> Task
             "vocab_size."
         )
 
-    def matches(batch: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    def matches(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         return [
-            text.split().count(prompt.split()[-1]) / max_new_tokens for prompt, text in zip(batch, texts, strict=True)
+            text.split().count(prompt.split()[-1]) / max_new_tokens for prompt, text in zip(prompts, texts, strict=True)
         ]
 
-    def ascents(batch: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    def ascents(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         ids = [[int(word) for word in text.split()] for text in texts]
         return [float(sum(a < b for a, b in pairwise(row))) for row in ids]
 
     return Task(
         name="toy",
         train=[str(i + 1) for i in range(prompts)],
+        validation=[f"{(i + 1) % (vocab_size - 1) + 1} {i + 1}" for i in range(prompts)],
         test=[f"{i + 1} {i + 1}" for i in range(prompts)],
         rewards={"matches": matches, "ascents": (0.25, ascents)},
         templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"},

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckFailed, ConfigError, whole
+from ..game.arguments import in_order
 from ..game.task import JointRewardFunction, Prompt, RewardFunction
 
 __all__ = ["check_joint_reward", "check_reward", "near", "short"]
@@ -48,7 +49,8 @@ def check_reward(
     batch, for any text.
 
     Args:
-        function: `(prompts, responses) -> list of floats`.
+        function: `(prompts, responses) -> list of floats`, or whatever
+            `coevo_env.game.arguments.in_order` makes one of.
         prompts, responses: What to try it on, equally many; by default short prompts (with the
             answer "5") and every kind of odd text, the empty one included. Give your own where the
             function only reads certain texts.
@@ -58,6 +60,7 @@ def check_reward(
 
     Raises:
         CheckFailed: The first check that it did not pass.
+        ConfigError: Its parameters do not say which takes the prompts and which the responses.
 
     >>> len(check_reward(lambda prompts, responses: [float(len(text)) for text in responses]))
     5
@@ -74,6 +77,7 @@ def check_reward(
     asked = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
     said = list(responses)
     name = f"reward {getattr(function, '__name__', type(function).__name__)!r}"
+    function = in_order(name, function, asked[0])
     return ["one finite float per response", *_check_terms(name, function, asked, said, None)]
 
 
@@ -121,6 +125,7 @@ def check_joint_reward(
         )
     asked = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in prompts]
     name = f"joint reward {getattr(function, '__name__', type(function).__name__)!r}"
+    function = in_order(name, function, asked[0])
     passed = _check_terms(name, function, asked, [tuple(said) for said in responses], num_agents)
     _check_terms(f"{name} of one agent alone", function, asked, [(said[0],) for said in responses], 1)
     return ["one finite float per seat", *passed, "an agent alone"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckFailed, ConfigError
+from ..game.splits import SPLITS, identity
 from ..game.task import Prompt, Task
 from ..tasks import make_task
 from .rewards import check_joint_reward, check_reward, near, short
@@ -55,7 +56,7 @@ def check_task(task: str | Task, model: Any = None, prompts: int = 64) -> list[s
         passed += _check_made_twice(spec, task)
     policy: Any = None if model is None else load_reference(model, task.tokenizer)
     tokenizer = task.tokenizer or getattr(policy, "tokenizer", None) or load_tokenizer(task.model)
-    for split in ("train", "test"):
+    for split in SPLITS:
         try:
             rules = Rules(task, tokenizer, num_agents=3, split=split, banned=getattr(tokenizer, "banned", ()))
             _check_contexts(rules)
@@ -77,18 +78,18 @@ def check_task(task: str | Task, model: Any = None, prompts: int = 64) -> list[s
 
 
 def _check_prompts(task: Task) -> list[str]:
-    where: dict[str, str] = {}
-    for split in ("train", "test"):
-        for i, prompt in enumerate(task.prompts(split)):
+    where: dict[Any, str] = {}
+    for split in SPLITS:
+        for i, prompt in enumerate(getattr(task, split)):
             if not isinstance(prompt, str):
                 raise CheckFailed(
                     f"task {task.name!r}, prompt {i} of the {split} split", f"{prompt!r}", "text, or a coevo_env.Prompt"
                 )
-            if where.setdefault(str(prompt), split) != split:
+            if where.setdefault(identity(prompt), split) != split:
                 raise CheckFailed(
                     f"task {task.name!r}, the prompt {short(prompt)}",
-                    "it in both splits",
-                    "train and test without common prompts",
+                    f"it in the {split} split and in the {where[identity(prompt)]} split",
+                    "splits without common prompts",
                 )
     return ["prompts are text", "splits are disjoint"]
 
@@ -96,7 +97,7 @@ def _check_prompts(task: Task) -> list[str]:
 def _check_made_twice(name: str, task: Task) -> list[str]:
     """Whether the name gives the same prompts again."""
     twin = make_task(name)
-    for split in ("train", "test"):
+    for split in SPLITS:
         if [str(p) for p in task.prompts(split)] != [str(p) for p in twin.prompts(split)]:
             raise CheckFailed(
                 f"task {name!r}, made twice",

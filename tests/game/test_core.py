@@ -35,7 +35,7 @@ def make(prompts: int = 3, rewards=None, tokenizer=None, **options) -> Rules:
     fields = {name: options.pop(name) for name in ("templates", "separator", "stop_at_newline") if name in options}
     task = Task(
         name="probe",
-        train=[str(i % V) for i in range(prompts)],
+        train=[str(i % (V - 1)) for i in range(prompts)],
         test=["4"],
         rewards=rewards or {"words": words, "total": (0.5, total)},
         max_new_tokens=T,
@@ -288,7 +288,7 @@ class NoEos(IntTokenizer):
         ({"num_agents": 0}, "num_agents=0"),
         ({"num_agents": 1.5}, "num_agents=1.5"),
         ({"context": "last"}, "unknown context 'last'"),
-        ({"split": "validation"}, "unknown split"),
+        ({"split": "valid"}, "unknown split"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"min_new_tokens": 9}, "min_new_tokens=9"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),

@@ -11,6 +11,7 @@ from coevo_env import rewards
 from coevo_env.assets.tfidf import TfidfClassifier
 from coevo_env.errors import ConfigError, MissingExtraError, RewardError
 from coevo_env.game.task import Prompt
+from coevo_env.rewards import text
 
 
 def test_lexicon_is_vaders_formula():
@@ -31,7 +32,7 @@ def test_lexicon_reads_prompt_and_response_as_one_text():
 def test_lexicon_without_the_package_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "vaderSentiment", None)
     monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
-    rewards._vader.cache_clear()
+    text._vader.cache_clear()
     with pytest.raises(MissingExtraError, match="pip install vaderSentiment"):
         rewards.lexicon_sentiment(["a"], ["b"])
 

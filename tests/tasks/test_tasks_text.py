@@ -24,7 +24,8 @@ def check(task, name):
     """What every task owes: disjoint splits, templates that render, and a scripted policy that
     beats silence on each split."""
     assert task.name == name and task.description
-    assert not set(map(str, task.train)) & set(map(str, task.test))
+    splits = [set(map(str, getattr(task, split))) for split in ("train", "validation", "test")]
+    assert len(set.union(*splits)) == sum(map(len, splits)), "splits with common prompts"
     prompt = task.prompt("train", 0)
     assert prompt in task.render(prompt)
     observed = task.render(prompt, ["PARTNER"])
@@ -73,16 +74,20 @@ def pair(prompt):
 
 def test_arithmetic_holds_out_pairs_in_both_orders():
     task = make_task("arithmetic", operations="+-*", seed=3)
-    train, test = {pair(p) for p in task.train}, {pair(p) for p in task.test}
+    train, validation, test = ({pair(p) for p in task.prompts(s)} for s in ("train", "validation", "test"))
     shot = pair(task.templates["pioneer"].split("=")[0])
-    assert not train & test and shot not in train | test
-    # 45 unordered pairs of 1..9, less the example's; a fifth of 44 is 9
-    assert len(train) == 35 and len(test) == 9 and len(train | test | {shot}) == 45
+    assert not train & (test | validation) and not test & validation and shot not in train | test | validation
+    # 45 unordered pairs of 1..9, less the example's; a fifth of 44 is 9, 4 of them for validation
+    assert len(train) == 35 and len(validation) == 4 and len(test) == 5
+    assert len(train | validation | test | {shot}) == 45
 
 
 def test_arithmetic_default_is_the_one_shot_preset():
     task = make_task("arithmetic")
-    assert len(task.train) + len(task.test) in (79, 80)  # 81 ordered pairs less an example with one order or two
+    assert len(task.train) + len(task.validation) + len(task.test) in (
+        79,
+        80,
+    )  # 81 ordered pairs less an example with one order or two
     assert task.max_new_tokens == 4 and task.stop_at_newline and task.model == "smollm2"
     header = task.templates["pioneer"].removesuffix("{prompt}")
     assert header.count("\n") == 1 and eval(header.split("=")[0]) == int(header.split("=")[1])
@@ -212,7 +217,7 @@ def test_imdb_prompts_in_tokens_of_a_tokenizer(reviews, classifier):
     task = make_task(
         "imdb", source=reviews, tokenizer=Letters(), reward=classifier, min_prompt_tokens=5, max_prompt_tokens=5
     )
-    assert set(task.train) == {"The 0"[:5]} | {f"The {i}"[:5] for i in range(40)}
+    assert set(task.train) | set(task.validation) == {"The 0"[:5]} | {f"The {i}"[:5] for i in range(40)}
 
 
 def test_imdb_drops_test_prompts_seen_in_train(tmp_path, classifier):
@@ -327,7 +332,7 @@ def test_bad_places(tmp_path):
     with pytest.raises(ConfigError, match=r"expected .hub., a folder with train\.jsonl"):
         hubdata.load_splits(tmp_path / "absent", ["text"], ("x", None))
     (tmp_path / "a.pkl").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"has no file train\*\.jsonl.*it holds \['a\.pkl'\]"):
+    with pytest.raises(ConfigError, match=r"has no file train\.jsonl.*it holds \['a\.pkl'\]"):
         hubdata.load_splits(tmp_path, ["text"], ("x", None))
     with pytest.raises(ConfigError, match=r"got a \.pkl file"):
         hubdata.load_splits(tmp_path / "a.pkl", ["text"], ("x", None))

@@ -144,8 +144,6 @@ def test_a_text_task_plays_with_a_byte_model():
 
 
 BAD_TASKS = {
-    "in both splits": {"test": ["1"]},
-    "text, or a coevo_env.Prompt": {"train": ["1", 7]},
     "contexts that fit": {"train": ["1 2 3 4 " * 9]},
     "the scripted policy to do better": {"scripted": lambda prompt, responses: ""},
     "called with '[1-4]' and no responses: got IndexError: list index out of range; expected text": {

@@ -35,7 +35,7 @@ _INVERTED = 0.2  # share of mixed sentences that begin with "although"
 _DOCUMENTS = {"single": 0.25, "theme": 0.25, "echo": 0.5}
 _LOYALTY = 0.85  # chance that the next sentence of an echo keeps the mood of the first
 _ALIKE = 0.35  # chance that a loyal one also begins like the sentence before
-_OPENERS_PER_TOPIC = {"train": 40, "test": 10}
+_OPENERS_PER_TOPIC = {"train": 40, "test": 10, "validation": 10}
 _OPENERS_SEED = 0  # the prompts are part of the task, not of an experiment: they never change with the seed of a run
 
 Rules = Mapping[str, tuple[tuple[str, ...], ...]]
@@ -144,8 +144,9 @@ def openers(split: str) -> tuple[str, ...]:
     """The prompts of a split: beginnings of sentences that carry no sentiment, the topics in turn.
 
     Args:
-        split: "train" (40 for each topic) or "test" (10). No noun phrase of one split occurs in the
-            other; an opener ends after its noun phrase or after the verb that follows it.
+        split: "train" (40 for each topic), "validation" (10) or "test" (10). No noun phrase of one
+            split occurs in another; an opener ends after its noun phrase or after the verb that
+            follows it.
 
     Raises:
         ConfigError: The split is unknown.
@@ -179,6 +180,8 @@ def _topic_openers(topic: str) -> dict[str, list[str]]:
         )
         after = _expand(rules, "BE" + number, draws) if next(draws) < 0.6 else []
         split = "test" if len(found["test"]) * 4 < len(found["train"]) else "train"
+        if len(found["train"]) == _OPENERS_PER_TOPIC["train"] and len(found["test"]) == _OPENERS_PER_TOPIC["test"]:
+            split = "validation"  # the last to be drawn, so that it moves no other
         if " ".join(phrase) not in taken:
             taken.add(" ".join(phrase))
             found[split].append(" ".join([*before, *_expand(rules, "DET" + number, draws), *phrase, *after]))

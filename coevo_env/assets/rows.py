@@ -1,0 +1,296 @@
+"""Rows of data as people bring them: JSONL, JSON, CSV, TSV, text and Parquet files, also gzipped,
+folders of them, and data sets of the hub.
+
+One idea: whatever it is, it becomes a list of dictionaries, one a row, and what is wrong is said
+with file, line and what was expected. Nothing is guessed: a file that is not one of a split by its
+whole name is not read, and a row that lacks a column is an error.
+
+Nothing is downloaded except by the `datasets` library where the source is the hub, and no dataset
+script is ever run.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import CoevoError, ConfigError, MissingExtraError, unknown_name
+
+__all__ = ["ENDINGS", "Row", "check_columns", "hub_splits", "read_file", "split_files"]
+
+Row = Mapping[str, Any]
+MAX_BYTES = 2**30
+"""The largest file that is read, unpacked; prompts for training are a small part of it."""
+MAX_RATIO, FREE = 250, 2**26
+"""A gzip file may unpack to so many times its size, or to 64 MiB whatever its size."""
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+def read_file(file: Path) -> list[Row]:
+    """All rows of a file; its kind goes by its ending, in any case, with or without `.gz`.
+
+    Raises:
+        ConfigError: Another kind of file, a damaged one, one that is not UTF-8, too large or
+            without rows.
+        MissingExtraError: A Parquet file, and pyarrow is not installed.
+    """
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder; expected a file that ends with {', '.join(ENDINGS)}.")
+    ending = _ending(file)
+    if ending not in READERS:
+        raise ConfigError(
+            f"{file}: got a {''.join(file.suffixes[-2:]) or 'suffix-less'} file; expected one that ends with "
+            f"{', '.join(ENDINGS)}, or with .gz behind it."
+        )
+    try:
+        rows = list(READERS[ending](file))
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{file} cannot be read: {error}. Is it whole, and what its name says?") from error
+    if not rows:
+        raise ConfigError(f"{file} has no rows; expected at least one.")
+    return rows
+
+
+def check_columns(
+    rows: Iterable[Row], columns: Sequence[str], where: str, *, text: bool = False, first: int = 1
+) -> list[Row]:
+    """The rows, each of which has a value in each of the columns; with `text`, one that is text or
+    a number, because a list or an object would be read as Python writes it. The number of the
+    first row is `first`.
+
+    Raises:
+        ConfigError: A row that has not; the nearest column is suggested.
+    """
+    result = []
+    for number, row in enumerate(rows, start=first):
+        for column in columns:
+            value = row.get(column)
+            if value is None:
+                hint = ""
+                if column not in row:
+                    hint = str(unknown_name("column", column, map(str, row))).partition(".")[2]
+                raise ConfigError(
+                    f"{where}, row {number}: no value in the column {column!r}; got the columns "
+                    f"{[str(c) for c in row]}, expected {list(columns)}.{hint}"
+                )
+            if text and isinstance(value, (list, dict)):
+                raise ConfigError(
+                    f"{where}, row {number}: the column {column!r} holds {value!r:.80}, a {type(value).__name__}; "
+                    "expected text."
+                )
+        result.append(row)
+    return result
+
+
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split in a folder: `train.jsonl`, or shards such as
+    `train-00000-of-00002.parquet`, likewise `validation` and `test`, all of them at one depth.
+
+    Raises:
+        ConfigError: One split in several kinds of files, or in several folders.
+    """
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if _ending(file) not in READERS or not file.is_file() or any(p.startswith(".") for p in file.parts[-1:]):
+            continue
+        stem = file.name.lower().removesuffix(".gz").removesuffix(_ending(file))
+        for split, names in SPLIT_NAMES.items():
+            if re.fullmatch(rf"(?:{'|'.join(names)})(?:[-_.]?\d+(?:[-_.]of[-_.]\d+)?)?", stem):
+                found.setdefault(split, []).append(file)
+    if not found:
+        return {}
+    top = min(len(file.parts) for files in found.values() for file in files)
+    for split, files in list(found.items()):
+        files = found[split] = [file for file in files if len(file.parts) == top]
+        if not files:
+            del found[split]
+            continue
+        for what, kinds in (("kinds", {_ending(f) for f in files}), ("folders", {str(f.parent) for f in files})):
+            if len(kinds) > 1:
+                raise ConfigError(
+                    f"the folder {str(folder)!r} has the {split} split in several {what}: {', '.join(sorted(kinds))}. "
+                    "Which of them is meant? Give the folder or file itself, or take the others away."
+                )
+        plain = [f for f in files if re.fullmatch("[a-z]+", f.name.lower().partition(".")[0])]
+        if plain and len(files) > 1:
+            raise ConfigError(
+                f"the folder {str(folder)!r} has the {split} split in {files[0].name} and in {files[1].name}; expected "
+                "one file, or numbered shards only."
+            )
+    return found
+
+
+def hub_splits(name: str, config: str | None = None) -> dict[str, list[Row]]:
+    """The splits of a hub data set that are there, of train, validation and test.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        CoevoError: The data set could not be loaded.
+    """
+    try:
+        from datasets import load_dataset  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise MissingExtraError(f"the dataset {name!r} of the hub", "datasets", "hub") from None
+    try:
+        found: Any = load_dataset(*[part for part in (name, config) if part])
+        known = {
+            split: next(found[n] for n in names if n in found)
+            for split, names in SPLIT_NAMES.items()
+            if any(n in found for n in names)
+        }
+        return {split: list(rows) for split, rows in known.items()}
+    except Exception as error:  # the library raises errors of half a dozen families here
+        raise CoevoError(
+            f"the dataset {name!r} could not be loaded from the hub: {type(error).__name__}: {str(error)[:200]}. "
+            "Expected network or a "
+            "filled hub cache; without them pass source=<folder with train.jsonl and test.jsonl>."
+        ) from error
+
+
+def _ending(file: Path) -> str:
+    return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
+# ------------------------------------------------------------------------------------------- text
+def _text(file: Path) -> str:
+    """The text of a file, unpacked, within bounds, and without a byte order mark."""
+    packed, size = file.name.lower().endswith(".gz"), file.stat().st_size
+    limit = min(MAX_BYTES, max(FREE, MAX_RATIO * size)) if packed else MAX_BYTES
+    with gzip.open(file) if packed else open(file, "rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        what = f"unpacks to more than {limit >> 20} MiB, from {size} bytes" if packed else f"has {size >> 20} MiB"
+        raise ConfigError(
+            f"{file} {what}; expected at most {limit >> 20} MiB of prompts. Take a part of it, or Parquet files."
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        kind = " It looks like UTF-16." if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ConfigError(
+            f"{file}, line {line} cannot be read: the byte {data[error.start]:#04x} is not UTF-8.{kind} Expected UTF-8 "
+            "text; save it so."
+        ) from None
+
+
+def _object(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
+        raise ConfigError(f"{where} {what}. Expected one JSON object per line.") from None
+
+
+def _jsonl(file: Path) -> Iterable[Row]:
+    return _lines(_text(file), file)
+
+
+def _lines(text: str, file: Path) -> Iterable[Row]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = _object(line, f"{file}, line {number}")
+        if not isinstance(row, dict):
+            raise ConfigError(
+                f"{file}, line {number} is a JSON {type(row).__name__}; expected one JSON object per line."
+            )
+        yield row
+
+
+def _json(file: Path) -> Iterable[Row]:
+    """A list of objects; JSON lines under this name are read as such."""
+    text = _text(file)
+    first = text.lstrip()[:1]
+    if first == "{" and "\n" in text.strip():
+        try:
+            json.loads(text)
+        except ValueError:
+            yield from _lines(text, file)
+            return
+        except RecursionError:
+            pass
+    rows = _object(text, str(file)) if text.strip() else []
+    if isinstance(rows, dict) and len(rows) == 1 and isinstance(inner := next(iter(rows.values())), list):
+        rows = inner  # {"data": [...]}
+    if not isinstance(rows, list):
+        raise ConfigError(f"{file} is a JSON {type(rows).__name__}; expected a list of objects, one a row.")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ConfigError(f"{file}, row {number} is a JSON {type(row).__name__}; expected an object.")
+        yield row
+
+
+def _plain(file: Path) -> Iterable[Row]:
+    return [{"prompt": line.removesuffix("\r")} for line in _text(file).split("\n") if line.strip()]
+
+
+def _csv(file: Path) -> Iterable[Row]:
+    text = _text(file)
+    header = text.split("\n", 1)[0]
+    return _table(text, ";" if ";" in header and "," not in header else ",", file)
+
+
+def _tsv(file: Path) -> Iterable[Row]:
+    return _table(_text(file), "\t", file)
+
+
+def _table(text: str, delimiter: str, file: Path) -> Iterable[Row]:
+    csv.field_size_limit(100_000_000)  # a review can be longer than the default of 128 kB
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next((line for line in reader if line), [])
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise ConfigError(f"{file}, line 1: the column {twice[0]!r} stands there twice; expected different names.")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise ConfigError(
+                    f"{file}, line {reader.line_num}: {len(cells)} values, and the first line names {len(header)} "
+                    f"columns, {header}. Expected as many; text that holds {delimiter!r} or a line break stands in "
+                    'double quotes ("...").'
+                )
+            yield dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise ConfigError(
+            f"{file}, line {reader.line_num} is not a table: {error}. Expected values between {delimiter!r}, and a "
+            'quote inside quotes doubled ("").'
+        ) from None
+
+
+def _parquet(file: Path) -> Iterable[Row]:
+    try:
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise MissingExtraError(f"reading {file.name}", "pyarrow", "hub") from None
+    try:
+        about = parquet.read_metadata(file)
+        size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        if size > MAX_BYTES:
+            raise ConfigError(
+                f"{file} unpacks to {size >> 20} MiB; expected at most {MAX_BYTES >> 20} MiB of prompts. Take a part "
+                "of it."
+            )
+        return parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a Parquet file: {error}.") from error
+
+
+READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".txt": _plain,
+    ".parquet": _parquet,
+}
+ENDINGS = tuple(READERS)
