@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from closed_forms import TeamGame
-from toy_runs import BETA, make, step, train
+from toy_runs import BETA, LEARNING, make, step, train
 
 from coevo_agents.learners.learner import LEARNERS, LearnerError, checked, find_learner
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
@@ -25,12 +25,9 @@ from coevo_env.game.sampling import Sampling
 from coevo_env.tasks.toy import responses
 from coevo_env.testing import check_learner, tiny_lm
 
-GRADIENT = ("ppo", "reinforce", "rloo", "grpo", "mappo")
-"""Learners that learn."""
-
 
 # ---------------------------------------------------------------- the known optimum
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_two_agents_with_role_exchange_reach_the_optimum(learner):
     assert near_the_optimum(learner, 2, True, seed=0)
 
@@ -38,7 +35,7 @@ def test_two_agents_with_role_exchange_reach_the_optimum(learner):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("num_agents", "exchange"), [(1, False), (2, False), (2, True), (3, False), (3, True)])
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_every_learner_reaches_the_optimum(learner, num_agents, exchange, seed):
     assert near_the_optimum(learner, num_agents, exchange, seed)
 
@@ -382,7 +379,7 @@ def test_mappo_loss_against_a_slow_oracle():
     assert abs(found[0][0] - found[2][0]) > 1e-3
 
 
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_importance_weights_scale_the_advantages(learner):
     game, learners = make(learner, 1, False, 0, batch=8, group_size=4)
     rollout = rollout_of(game, learners)
@@ -404,7 +401,7 @@ def test_kl_in_the_loss_reaches_the_optimum_of_the_same_problem(learner):
 
 # ---------------------------------------------------------------- promises
 @pytest.mark.parametrize("weights", ["separate", "lora"])
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_check_learner_passes(learner, weights):
     """The protocol, the same weights for the same seed, save and load and continue, and
     learning."""
@@ -422,7 +419,7 @@ def test_check_learner_passes(learner, weights):
     assert {"same seed, same weights", "save, load, continue", "learns"} <= set(passed)
 
 
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 @pytest.mark.parametrize("weights", ["separate", "shared", "lora", "shared-lora"])
 def test_every_weight_mode_trains_what_it_should(learner, weights):
     game, learners = make(learner, 2, True, 0, batch=16, weights=weights, **{f"{learner}.learning_rate": 1e-2})
