@@ -303,3 +303,49 @@ def test_what_is_forgotten_is_named(tree, kind, what):
     assert done.returncode == 1, done.stdout + done.stderr
     failures = [line for line in done.stdout.splitlines() if line.startswith("E  ")]
     assert any(thing.forgotten[what] in line for line in failures), done.stdout
+
+
+def plain(text: str) -> str:
+    """The learner that is the smallest one that learns, under another name and with a metric of its
+    own."""
+    text = text.replace("reinforce", "plain").replace("Reinforce", "Plain").replace("REINFORCE", "PLAIN")
+    return text.replace('metrics = {"return"', 'metrics = {"plainness": 1.0, "return"')
+
+
+PLAIN = Thing(
+    "plain",
+    ("test_docs.py", "metrics_page"),
+    {
+        "file": Edit("agents/learners/plain.py", plain((ROOT / "agents/learners/reinforce.py").read_text("utf-8"))),
+        "line": Edit(LEARNERS, plain(existing(LEARNERS, '    "reinforce": ')), '    "reinforce": '),
+        "page": Edit("docs/metrics.md", "| `<agent>/plainness` | | 1 |\n", "| `<agent>/return`"),
+    },
+    {"page": "written by runs and not defined in docs/metrics.md: ['<agent>/plainness']"},
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", [None, "page"])
+def test_a_learner_that_learns_is_asked_for_its_metrics(tree, without):
+    for name, edit in PLAIN.edits.items():
+        if name != without:
+            edit.make(tree)
+    assert "plainness" in (tree / "agents/learners/plain.py").read_text("utf-8")
+    done = run(tree, [PLAIN], "-x")
+    assert done.returncode == (1 if without else 0), done.stdout + done.stderr
+    assert without is None or PLAIN.forgotten[without] in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", ["", " * 0.0"])
+def test_a_learner_that_learns_is_asked_for_its_optimum(tree, rate):
+    """Also of one that says that it learns and does not."""
+    for edit in PLAIN.edits.values():
+        edit.make(tree)
+    file = tree / "agents/learners/plain.py"
+    text = file.read_text("utf-8").replace("policy = -(seen", f"policy = -(1.0{rate} * seen", 1)
+    file.write_text(text, encoding="utf-8")
+    tests = Thing("plain", ("test_learners.py", "two_agents_with_role_exchange and plain"), {})
+    done = run(tree, [tests])
+    assert done.returncode == (1 if rate else 0), done.stdout + done.stderr
+    assert "1 failed" in done.stdout if rate else "1 passed" in done.stdout

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from closed_forms import TeamGame
 
-from coevo_agents.learners.learner import find_learner, settings_class
+from coevo_agents.learners.learner import LEARNERS, find_learner, settings_class
 from coevo_agents.learners.policy import make_policies
 from coevo_agents.runs.config import Config
 from coevo_agents.runs.settings import apply
@@ -29,6 +29,10 @@ from coevo_env.game.rollout import Rollout
 from coevo_env.testing import tiny_lm
 
 BETA = 0.3
+
+
+LEARNING = tuple(name for name in LEARNERS if getattr(find_learner(name), "learns", True))
+"""Learners whose updates change something; each has to reach the optimum."""
 
 
 def make(
@@ -54,7 +58,7 @@ def make(
         "task_options.max_new_tokens": 2,
         **settings,
     }
-    if learner in ("rloo", "grpo"):
+    if getattr(find_learner(learner), "compares", False):
         options.setdefault("group_size", 8)
     if "decay_updates" in {field.name for field in fields(settings_class(learner))}:
         options.setdefault(f"{learner}.decay_updates", iterations)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy_runs import make, rollout_of, slow_logprobs, step
+from toy_runs import LEARNING, make, rollout_of, slow_logprobs, step
 
 from coevo_agents.learners.learner import LEARNERS, LearnerError, checked, find_learner
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
@@ -21,13 +21,10 @@ from coevo_env.game.sampling import Sampling
 from coevo_env.tasks.toy import responses
 from coevo_env.testing import check_learner, tiny_lm
 
-GRADIENT = ("ppo", "reinforce", "rloo", "grpo", "mappo")
-"""Learners that learn."""
-
 
 # ---------------------------------------------------------------- promises
 @pytest.mark.parametrize("weights", ["separate", "lora"])
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_check_learner_passes(learner, weights):
     """The protocol, the same weights for the same seed, save and load and continue, and
     learning."""
@@ -45,7 +42,7 @@ def test_check_learner_passes(learner, weights):
     assert {"same seed, same weights", "save, load, continue", "learns"} <= set(passed)
 
 
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 @pytest.mark.parametrize("weights", ["separate", "shared", "lora", "shared-lora"])
 def test_every_weight_mode_trains_what_it_should(learner, weights):
     game, learners = make(learner, 2, True, 0, batch=16, weights=weights, **{f"{learner}.learning_rate": 1e-2})

@@ -8,12 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from toy_runs import BETA, make, rollout_of, slow_logprobs
+from toy_runs import BETA, LEARNING, make, rollout_of, slow_logprobs
 
 from coevo_agents.training.play import play
-
-GRADIENT = ("ppo", "reinforce", "rloo", "grpo", "mappo")
-"""Learners that learn."""
 
 
 def slow_reinforce(learner, rollout, usual):
@@ -297,7 +294,7 @@ def test_mappo_loss_against_a_slow_oracle():
     assert abs(found[0][0] - found[2][0]) > 1e-3
 
 
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_importance_weights_scale_the_advantages(learner):
     game, learners = make(learner, 1, False, 0, batch=8, group_size=4)
     rollout = rollout_of(game, learners)

@@ -6,13 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from closed_forms import TeamGame
-from toy_runs import BETA, make, train
-
-GRADIENT = ("ppo", "reinforce", "rloo", "grpo", "mappo")
-"""Learners that learn."""
+from toy_runs import BETA, LEARNING, make, train
 
 
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_two_agents_with_role_exchange_reach_the_optimum(learner):
     assert near_the_optimum(learner, 2, True, seed=0)
 
@@ -20,7 +17,7 @@ def test_two_agents_with_role_exchange_reach_the_optimum(learner):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("num_agents", "exchange"), [(1, False), (2, False), (2, True), (3, False), (3, True)])
-@pytest.mark.parametrize("learner", GRADIENT)
+@pytest.mark.parametrize("learner", LEARNING)
 def test_every_learner_reaches_the_optimum(learner, num_agents, exchange, seed):
     assert near_the_optimum(learner, num_agents, exchange, seed)
 
