@@ -15,10 +15,10 @@ from typing import Any
 from coevo_env.errors import ConfigError
 from coevo_env.view.render import fragment, number, script, style
 
-from ..runs.record import CURVES, Record, read_record
+from ..runs.record import CURVES, Record, conditions, read_record
 from .charts import svg
 
-__all__ = ["COLUMNS", "page"]
+__all__ = ["COLUMNS", "INTERVAL", "Change", "held_out", "page"]
 
 COLUMNS = (
     ("reward", "Reward", 3),
@@ -30,10 +30,21 @@ COLUMNS = (
 )
 """Held-out metrics of the summary: key, heading, decimals."""
 
+INTERVAL = "± half the width of a 95 % t-interval over prompts"
+"""What stands behind a number."""
+
 MAX_EPISODES = 24
 
 Change = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Agent -> "before" or "after" -> metric -> value, as `Record.change` gives it."""
+
+
+def held_out(record: Record) -> tuple[str, str]:
+    """On what the table of a run was measured, as its title, and a note to it."""
+    if record.summary:
+        return f"Each agent alone on {conditions(record.measured)}", INTERVAL if record.ci95() else ""
+    split = "the validation split" if "eval_draws" in record.config else "held-out prompts"
+    return f"Each agent alone on {split}", "First and latest evaluation; the run has not finished."
 
 
 def page(run_dir: str | Path, out: str | Path | None = None) -> Path:
