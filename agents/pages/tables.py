@@ -143,7 +143,8 @@ def evaluation_table(assessed: Assessment) -> Fitting:
 
     def cell(name: str, key: str) -> str:
         half = widths[name].get(key)
-        return f"{metrics[name][key]:.4f}" + ("" if half is None else f" ± {half:.4f}")
+        value = metrics[name][key]
+        return f"{0.0 if abs(value) < 5e-5 else value:.4f}" + ("" if half is None else f" ± {half:.4f}")
 
     def wide(console: Console) -> Table:
         table = _titled(title, note, console)
