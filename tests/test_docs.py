@@ -30,7 +30,7 @@ import pytest
 from coevo_agents.learners.learner import LEARNERS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REDUCED = ["--iterations", "2", "--batch-size", "4", "--set", "eval_prompts=4"]
 """What every `coevo train` of the docs is shortened by; a preset or a command that needs assets or
 the hub is only resolved."""
@@ -202,7 +202,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "page",
-    [*PAGES, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"],
+    [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"))],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_links_lead_somewhere(page):
@@ -221,11 +221,12 @@ def test_every_page_is_listed_in_the_readme():
     assert [page.name for page in PAGES[1:] if page.parent.name == "docs" and f"(docs/{page.name})" not in text] == []
 
 
-def test_pages_named_in_the_code_exist():
-    for folder in ("coevo_env", "agents"):
-        for file in (ROOT / folder).rglob("*.py"):
-            for name in re.findall(r"docs/[\w/-]+\.md", file.read_text(encoding="utf-8")):
-                assert (ROOT / name).is_file(), f"{file.relative_to(ROOT)} speaks of {name}"
+def test_files_that_are_spoken_of_exist():
+    code = [file for folder in ("coevo_env", "agents") for file in (ROOT / folder).rglob("*.py")]
+    for file in [*code, *PAGES, ROOT / "SECURITY.md", ROOT / "pyproject.toml"]:
+        text = file.read_text(encoding="utf-8")
+        for name in re.findall(r"\b(?:docs|tests|agents|coevo_env)/[\w/-]+\.(?:md|py)\b", text):
+            assert (ROOT / name).is_file() or "NAME" in name, f"{file.relative_to(ROOT)} speaks of {name}"
 
 
 # ---------------------------------------------------------------- tables

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from floor_plan import FOLDERS
 
 import coevo_env
@@ -104,6 +105,34 @@ def test_versions_agree():
     assert metadata.version("coevo-env") == coevo_env.__version__
     latest = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert latest and latest[1] == coevo_env.__version__
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited and cited[1] == coevo_env.__version__
+
+
+def test_what_comes_next_says_whose_results_it_affects():
+    """A section of the changelog that is not out yet says so in its heading (CONTRIBUTING.md)."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.search(r"^## Unreleased, to be ([\d.]+)$(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
+    if found is None:
+        assert not re.search(r"^## Unreleased", text, re.MULTILINE), "expected '## Unreleased, to be X.Y.Z'"
+        return
+    assert found[1] != coevo_env.__version__, "the version is raised when it is released"
+    assert re.search(r"^### Results affected\n\n\S", found[2], re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["bug", "wrong_number", "new_learner_or_task"])
+def test_issue_forms_are_forms(name):
+    """What GitHub asks of a form; a form that it cannot read is not shown at all."""
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text(encoding="utf-8"))
+    assert set(form) == {"name", "description", "labels", "body"}
+    assert len({field["id"] for field in form["body"]}) == len({field["attributes"]["label"] for field in form["body"]})
+    assert any(field.get("validations", {}).get("required") for field in form["body"])
+    for field in form["body"]:
+        assert set(field) <= {"type", "id", "attributes", "validations"}
+        assert field["type"] in ("textarea", "dropdown", "checkboxes")
+        options = field["attributes"].get("options", [])
+        assert (field["type"] == "textarea") == (options == [])
+        assert all(isinstance(option, dict if field["type"] == "checkboxes" else str) for option in options), field
 
 
 def test_the_extra_bench_has_what_the_benchmarks_import():

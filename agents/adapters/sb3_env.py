@@ -9,8 +9,8 @@ partners' first turns of its next episode played within the same step, together 
 that ended theirs. Hence every step of every row is one token of the learner, paid at once and in
 full: its KL shaping, and on the last token of the turn the team reward as well.
 
-Observations, infos and rewards of a row are those of `coevo_env.GymEnv`; tests/adapters/test_sb3.py
-plays both.
+Observations, infos and rewards of a row are those of `coevo_env.GymEnv`; the tests in
+tests/adapters/sb3 play both.
 
     >>> env = CoevoVecEnv(4, task="toy", kl="reference", seed=0)
     >>> observations = env.reset()

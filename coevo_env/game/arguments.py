@@ -140,6 +140,8 @@ class Matched:
         if self._every:
             taken = {source for source, _ in (*self._positional, *self._keywords.values())}
             keywords.update({name: given[name] for name in names if name not in {*taken, *keywords, *GIVEN}})
+            if "prompts" not in taken:
+                keywords["prompts"] = prompts
         return [given[source] for source, _ in self._positional], keywords
 
     def _merged(self, parts: list[tuple[list[int], Any]]) -> Any:
@@ -168,7 +170,7 @@ def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -
         return [], {"prompts": ("prompts", True), "completions": ("responses", True)}, True
     found = _by_name(named, prompt)
     _by_place(named, found, prompt)
-    given = list(found.values())
+    given = [found.get(p.name, p.name) for p in named]
     if "responses" not in given or given.count("responses") > 1 or given.count("prompts") > 1:
         raise ConfigError(
             f"{where}: its parameters are {', '.join(p.name for p in named)}, which do not say which one takes the "

@@ -18,6 +18,7 @@ from ..errors import ConfigError
 __all__ = ["SPLITS", "common", "held_out_from", "identity", "split_off", "three_splits"]
 
 SPLITS = ("train", "validation", "test")
+"""The prompts that agents learn on, that choices are made by, and that are read at the end."""
 SHARE, MOST, FEWEST = 0.1, 512, 10
 """A task without a validation split has one in ten of its train prompts held out, at most 512;
 from fewer than 10 none is taken."""

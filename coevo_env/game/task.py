@@ -294,9 +294,8 @@ class Task:
             for term, value in terms.items():
                 function = value[1] if isinstance(value, tuple) else value
                 called = in_order(f"task {self.name!r}, reward {term!r}", function, self.train[0])
-                matched[term] = value if called is function else (value[0] if isinstance(value, tuple) else 1.0, called)
-            if any(matched[term] is not terms[term] for term in terms):
-                vars(self)[kind] = matched
+                matched[term] = (value[0], called) if isinstance(value, tuple) else called
+            vars(self)[kind] = matched
 
 
 def _placeholders(task: str, role: str, template: str) -> set[str]:

@@ -62,10 +62,11 @@ class Entry:
 
     @property
     def test(self) -> str:
-        return f"tests/adapters/test_{TESTS.get(self.name, self.name.replace('-', '_'))}.py"
+        """Its file of tests, or folder where there are several."""
+        return TESTS.get(self.name, f"tests/adapters/test_{self.name.replace('-', '_')}.py")
 
 
-TESTS = {"stable-baselines3": "sb3"}
+TESTS = {"stable-baselines3": "tests/adapters/sb3"}
 
 ENTRIES = (
     Entry(
@@ -217,7 +218,7 @@ def run(names: list[str], version: str = "") -> int:
     """Tests some libraries, or all; returns how many had a failure."""
     failures = 0
     for entry in ENTRIES:
-        if (names and entry.name not in names) or not (ROOT / entry.test).is_file():
+        if (names and entry.name not in names) or not (ROOT / entry.test).exists():
             continue
         result = run_one(entry, version)
         results = load()

@@ -29,6 +29,8 @@ MODULES = (
     *(
         "coevo_env.game.task",
         "coevo_env.game.scoring",
+        "coevo_env.game.arguments",
+        "coevo_env.game.splits",
         "coevo_env.tasks",
         "coevo_env.rewards",
         "coevo_env.game.mixing",
@@ -75,6 +77,7 @@ MODULES = (
 OTHERS = {
     "__version__": "Version of the package.",
     "ASSETS": "Name -> asset.",
+    "REWARDS": "Name -> factory of a reward function.",
     "PER_TOKEN": "The series of numbers that a turn can have, one number per token.",
 }
 """Constants of which the code says nothing by itself."""

@@ -118,3 +118,28 @@ def mendable() -> Task:
         return BREAK["with"](values) if BREAK["after"] < 0 else values
 
     return replace(task, name="mendable", rewards={"fragile": fragile})
+
+
+def board(directory: Path):
+    """The TensorBoard events of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(
+        str(directory / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0}
+    )
+    accumulator.Reload()
+    return accumulator
+
+
+def assert_board_agrees(directory: Path) -> None:
+    """TensorBoard has every metric of a run once, and no other."""
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    ours = {(tag, row["iteration"]): value for row in rows for tag, value in row.items() if tag != "iteration"}
+    events = board(directory)
+    points = [(tag, event.step, event.value) for tag in events.Tags()["scalars"] for event in events.Scalars(tag)]
+    theirs = {(tag, step): value for tag, step, value in points}
+    assert len(points) == len(theirs), "a point was written twice"
+    assert set(theirs) == set(ours)
+    assert all(np.float32(ours[key]) == np.float32(theirs[key]) for key in ours if not key[0].startswith("time/"))
+    histograms = events.Histograms("llm1/histogram/kl")
+    assert [event.step for event in histograms] == [row["iteration"] for row in rows[1:]]

@@ -8,11 +8,13 @@ each agent answers for itself alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import torch
 from closed_forms import TeamGame
 
 from coevo_agents.learners.learner import LEARNERS, find_learner, settings_class
@@ -103,3 +105,28 @@ def train(
     for iteration in range(iterations):
         step(game, learners, iteration)
     return reached(game, learners, exchange)
+
+
+def rollout_of(game, learners, iteration=0):
+    """What the first learner would learn from in an iteration."""
+    game.reset(iteration * game.batch_size)
+    play(game, [learners[i % len(learners)].policy for i in range(len(game.agents))])
+    return Rollout.merge(game.rollouts()) if len(learners) == 1 else game.rollouts()[0]
+
+
+def slow_logprobs(learner, rollout) -> list[list[torch.Tensor]]:
+    """log pi of every token, by one forward pass per response, without padding or cache, in
+    float64."""
+    rows = []
+    for b in range(len(rollout)):
+        length, start = int(rollout.lengths[b]), len(rollout.contexts[b]) - 1
+        ids = torch.tensor([[*rollout.contexts[b], *rollout.tokens[b, :length].tolist()]])
+        logits = learner.policy.lm.module(input_ids=ids).logits[0].double()
+        row = []
+        for t in range(length):
+            scores = logits[start + t].clone()
+            if t < learner.sampling.min_new_tokens:
+                scores[learner.sampling.eos_id] = -math.inf
+            row.append(scores[int(rollout.tokens[b, t])] - scores.logsumexp(0))
+        rows.append(row)
+    return rows

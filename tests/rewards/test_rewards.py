@@ -3,15 +3,19 @@
 import math
 import shutil
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coevo_env import rewards
 from coevo_env.assets.tfidf import TfidfClassifier
 from coevo_env.errors import ConfigError, MissingExtraError, RewardError
 from coevo_env.game.task import Prompt
 from coevo_env.rewards import text
+from coevo_env.testing import check_reward
 
 
 def test_lexicon_is_vaders_formula():
@@ -70,10 +74,59 @@ def test_numbers_in_text(text, first, last):
         ("5", "5 or 6", 0),
         ("5", "", 0),
         ("0.1", "0.10", 1),
+        ("#### 72.", "so 72", 1),
+        ("#### 10%", "It is 10%.", 1),
+        ("10 %", "10", 1),
+        ("9{,}500", "9500", 1),
+        ("9500", r"which is $9{,}500$.", 1),
+        ("10080", r"\boxed{10,\!080}", 1),
+        (r"\boxed{72}", "72", 1),
+        ("72 apples", "She has 72 apples.", 1),
+        ("$18/hour", "$18 per hour", 1),
+        ("18", "$18/hour", 1),
+        ("72 apples", "27 apples", 0),
+        ("10%", "0.1", 0),
+        ("9{,}500", "500", 0),
     ],
 )
 def test_exact_answer_compares_numbers(gold, response, expected):
     assert rewards.exact_answer()([Prompt("q", answer=gold)], [response]) == [float(expected)]
+
+
+AROUND = ["{}", "{}.", " {} ", "#### {}", "#### {}.", r"\boxed{{{}}}", "${}$", "**{}**", r"\({}\)"]
+BEHIND = ["", "%", " %", r"\%", " apples", "/hour", " per hour", " km/h", "kg", r"\text{ cm}", "°C", " euros."]
+FRONT = ["", "$", r"\$", "€"]
+
+
+@given(
+    st.decimals(-(10**7), 10**7, places=2) | st.integers(-(10**9), 10**9).map(Decimal),
+    *(st.sampled_from(ways) for ways in (AROUND, FRONT, BEHIND, [",", "{,}", r",\!", r"\,", ""], ["-", "−"])),
+)
+def test_a_number_is_the_same_however_it_is_written(number, around, front, behind, thousands, minus):
+    def written(value):
+        digits = f"{abs(value):,}".replace(",", thousands)
+        return around.format(f"{minus if value < 0 else ''}{front}{digits}{behind}")
+
+    reward = rewards.exact_answer()
+    gold, other = Prompt("q", answer=str(number)), Prompt("q", answer=str(number + 1))
+    shown, shown_other = Prompt("q", answer=written(number)), Prompt("q", answer=written(number + 1))
+    said = [f"It is {written(number)}", f"It is {number}"]
+    assert reward([gold] * 2, said) == reward([shown] * 2, said) == [1.0, 1.0]
+    assert reward([other] * 2, said) == reward([shown_other] * 2, said) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("gold", ["Paris", "3/4", "3 or 4", "12:30", "5 million", "1, 2", "5 ft 6 in", ""])
+def test_a_gold_answer_that_no_number_can_equal_is_refused(gold):
+    assert rewards.gold_number(gold) is None
+    for extract in ("last_number", "first_number"):
+        with pytest.raises(RewardError, match=r"is not one number, .*extract='text'"):
+            rewards.exact_answer(extract)([Prompt("q", answer=gold)], [gold])
+    assert rewards.exact_answer("text")([Prompt("q", answer=gold)], [f" {gold.upper()} "]) == [1.0]
+
+
+def test_a_unit_in_a_response_is_not_ignored_where_all_of_it_counts():
+    prompts = [Prompt("q", answer="5")] * 3
+    assert rewards.exact_answer("text")(prompts, ["5 is wrong", "5", "5.0"]) == [0.0, 1.0, 1.0]
 
 
 def test_exact_answer_extractors():
@@ -263,6 +316,59 @@ def test_classifier_outputs_and_labels(tiny_classifier):
             ["this movie was"], [" great"]
         )
         np.testing.assert_allclose(got, [float(expected)], atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["none", "another", "left", "right"])
+def decoder_classifier(request, tmp_path_factory):
+    """GPT-2 as a classifier, which scores the last token: without a padding token, with one that
+    the model does not know, and padded on either side."""
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
+
+    words = ["this", "movie", "was", "great", "bad", "fine", "and", "so", "not", "good", "film"]
+    vocabulary = ["[UNK]", "[PAD]", *words, *"abcdefgh"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path_factory.mktemp(f"decoder_{request.param}")
+    padding = {} if request.param == "none" else {"pad_token": "[PAD]"}
+    side = "left" if request.param == "left" else "right"
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", padding_side=side, model_max_length=64, **padding
+    ).save_pretrained(path)
+    config = GPT2Config(
+        vocab_size=len(vocabulary), n_positions=64, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5, num_labels=2
+    )
+    config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
+    config.pad_token_id = {"none": None, "another": 5}.get(request.param, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        GPT2ForSequenceClassification(config).save_pretrained(path)
+    return path
+
+
+def test_a_classifier_scores_each_text_as_alone_whatever_its_padding(decoder_classifier):
+    expected = _oracle(decoder_classifier, [f"this movie was {response}" for response in RESPONSES])[:, 1]
+    got = rewards.classifier_reward(decoder_classifier, device="cpu")(["this movie was "] * 5, RESPONSES)
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    with pytest.raises(RewardError, match="no token together"):
+        rewards.classifier_reward(decoder_classifier, device="cpu")([""], [""])
+
+
+def test_a_language_model_is_no_classifier(decoder_classifier, tmp_path):
+    """Its head would be random, and so would the scores."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    AutoTokenizer.from_pretrained(decoder_classifier).save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=21, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"has no weights for score\.weight, so they would be random"):
+        rewards.make_reward(str(tmp_path), label=0, device="cpu")(["a"], ["b"])
+
+
+def test_a_classifier_keeps_the_promises_of_a_reward(tiny_classifier):
+    reward = rewards.make_reward(f"classifier:{tiny_classifier}", device="cpu")
+    assert "independent of the batch" in check_reward(reward)
 
 
 def test_classifier_leaves_the_global_generators_alone(tiny_classifier):
