@@ -28,18 +28,21 @@ __all__ = ["change_table", "evaluation_table", "summary_table"]
 
 
 class Fitting:
-    """The first of several forms that is no wider than the terminal, or the last one."""
+    """The first of several forms that is no wider than the terminal, or the last one, with a title
+    above and a note below."""
 
-    def __init__(self, *forms: Callable[[Console], RenderableType]):
-        self.forms = forms
+    def __init__(self, title: str, note: str, *forms: Callable[[Console], RenderableType]):
+        self.title, self.note, self.forms = title, note, forms
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for make in self.forms[:-1]:
-            form = make(console)
-            if Measurement.get(console, options.update(max_width=10_000), form).maximum <= options.max_width:
-                yield form
-                return
-        yield self.forms[-1](console)
+        if self.title:
+            yield Text(self.title, "bold")
+        boundless = options.update(max_width=10_000)
+        made = (make(console) for make in self.forms)
+        fits = (form for form in made if Measurement.get(console, boundless, form).maximum <= options.max_width)
+        yield next(fits, None) or self.forms[-1](console)
+        if self.note:
+            yield Text(self.note, "dim")
 
 
 def change_table(change: Change, title: str, note: str, widths: Mapping[str, Any] | None = None) -> Fitting:
@@ -62,7 +65,7 @@ def change_table(change: Change, title: str, note: str, widths: Mapping[str, Any
         return shown if half is None else f"{shown} ± {number(half, sign=False, digits=digits, tiny=False)}"
 
     def wide(console: Console) -> Table:
-        table = _titled(f"{title}, before → after", note, console)
+        table = Table()
         table.add_column("agent", no_wrap=True)
         for _, heading, _ in known:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -78,7 +81,7 @@ def change_table(change: Change, title: str, note: str, widths: Mapping[str, Any
         return table
 
     def tall(console: Console) -> Table:
-        table = _titled(title, note, console, box=None)
+        table = Table(box=None, pad_edge=False)
         for heading in ("", "before", "after"):
             table.add_column(heading, justify="right" if heading else "left")
         for name in change:
@@ -88,7 +91,17 @@ def change_table(change: Change, title: str, note: str, widths: Mapping[str, Any
                 table.add_row(f" {heading}", Text(before, "dim"), Text(after, "bold"))
         return table
 
-    return Fitting(wide, tall)
+    def slim(console: Console) -> Table:
+        table = Table.grid()
+        for name in change:
+            table.add_row(Text(name, colors[name]))
+            for key, heading, digits in known:
+                before, after = (cell(name, when, key, digits) for when in ("before", "after"))
+                table.add_row(Text(f" {heading}"))
+                table.add_row(Text.assemble((f"  {before} → ", "dim"), (after, "bold")))
+        return table
+
+    return Fitting(f"{title}, before → after", note, wide, tall, slim)
 
 
 def summary_table(summary: Mapping[str, Any]) -> Group:
@@ -132,7 +145,7 @@ def _samples(rows: Sequence[tuple[str, ...]], colors: Mapping[str, str]) -> Fitt
                 table.add_row(Text(f" {label}", "dim"), Text(text))
         return table
 
-    return Fitting(wide, tall)
+    return Fitting("", "", wide, tall)
 
 
 def evaluation_table(assessed: Assessment) -> Fitting:
@@ -147,7 +160,7 @@ def evaluation_table(assessed: Assessment) -> Fitting:
         return f"{0.0 if abs(value) < 5e-5 else value:.4f}" + ("" if half is None else f" ± {half:.4f}")
 
     def wide(console: Console) -> Table:
-        table = _titled(title, note, console)
+        table = Table()
         table.add_column("metric", no_wrap=True)
         for name in metrics:
             table.add_column(Text(name), justify="right", no_wrap=True)
@@ -156,7 +169,7 @@ def evaluation_table(assessed: Assessment) -> Fitting:
         return table
 
     def tall(console: Console) -> Table:
-        table = _titled(title, note, console, box=None)
+        table = Table(box=None, pad_edge=False)
         table.add_column("")
         table.add_column("", justify="right")
         for name, values in metrics.items():
@@ -165,14 +178,4 @@ def evaluation_table(assessed: Assessment) -> Fitting:
                 table.add_row(Text(f" {key}"), Text(writes(console, cell(name, key))))
         return table
 
-    return Fitting(wide, tall)
-
-
-def _titled(title: str, note: str, console: Console, **options: Any) -> Table:
-    return Table(
-        title=Text(writes(console, title)),
-        title_justify="left",
-        caption=Text(writes(console, note)) if note else None,
-        caption_justify="left",
-        **options,
-    )
+    return Fitting(title, note, wide, tall)

@@ -20,8 +20,8 @@ from coevo_env.view.render import ansi, number
 
 from ..runs.record import CURVES, Curve, Record, read_record
 from .charts import braille
-from .console import COLORS, agent_colors, paints
-from .report import held_out
+from .console import agent_colors, paints
+from .report import held_out, sentence
 from .tables import change_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def terminal(run_dir: str | Path, console: Console) -> None:
     record = read_record(run_dir)
     colors = agent_colors(record.agents)
     console.print(Text(str(record.directory), "bold"), soft_wrap=True)
-    console.print(Text(" · ".join(filter(None, (str(record.config.get("task") or ""), record.state))), "dim"))
+    console.print(Text(sentence(record)))
+    console.print(Text(record.state, "dim"))
     for note in record.notes:
         console.print(Text(note, "yellow"))
     change = record.change()
@@ -140,8 +141,9 @@ def _answer(game: BatchEnv, models: Sequence[Any], episode: int) -> BatchEnv:
 def _print_answer(console: Console, game: BatchEnv) -> None:
     transcript = {**game.transcripts()[0], "prompt_index": None}  # it was typed, and is of no split
     console.print(Text.from_ansi(ansi(transcript, color=paints(console))))
-    for index, turn in enumerate(transcript["turns"]):
-        console.print(_tokens(turn, COLORS[index % len(COLORS)]))
+    colors = agent_colors(game.agents)
+    for turn in transcript["turns"]:
+        console.print(_tokens(turn, colors[turn["agent"]]))
 
 
 def _asked(console: Console) -> Iterator[str]:

@@ -76,7 +76,7 @@ def chosen(preset: str | None, file: Path | None, overrides: dict[str, Any]) -> 
         raise ConfigError(f"--preset {preset} with {file}, which holds every setting of a run; give one of them.")
     else:
         own = {name: overrides[name] for name in ("task", "learner") if name in overrides}
-        reward = {"reward": overrides[name] for name in ["task_options.reward"] if name in overrides}
+        reward = {"reward": overrides["task_options.reward"]} if "task_options.reward" in overrides else {}
         config = read_config(
             file,
             trusted={**own, **reward},

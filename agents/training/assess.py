@@ -124,7 +124,8 @@ def assess_run(config: Config, directory: Path, parts: Parts) -> Assessment:
 def _player(config: Config, model: LanguageModel) -> Actor:
     """Who plays a saved model: itself, or what the learner makes of it."""
     learner = find_learner(config.learner) if config.learner in LEARNERS else None
-    return learner.plays(model, config.settings) if hasattr(learner, "plays") else model
+    plays = getattr(learner, "plays", None)
+    return model if plays is None else plays(model, config.settings)
 
 
 def _assessment(config: Config, game: BatchEnv, results: dict[str, Evaluation], alone: bool = False) -> Assessment:
