@@ -20,7 +20,7 @@ from coevo_env.view.render import ansi, number
 
 from ..runs.record import CURVES, Curve, Record, read_record
 from .charts import braille
-from .console import agent_colors, paints
+from .console import agent_colors, paints, writes
 from .report import held_out, sentence
 from .tables import change_table
 
@@ -54,7 +54,7 @@ def terminal(run_dir: str | Path, console: Console) -> None:
     change = record.change()
     if change:
         console.print(change_table(change, *held_out(record), record.ci95()))
-    charts = [chart for curve in CURVES if (chart := _chart(record, curve, colors, console.width))]
+    charts = [chart for curve in CURVES if (chart := _chart(record, curve, colors, console))]
     if charts:
         names = [Text(f"━ {name}  ", style) for name, style in colors.items()]
         console.print(Text.assemble(*names, (_exchange_note(record), "dim")))
@@ -182,10 +182,11 @@ def _tokens(turn: Mapping[str, Any], style: str) -> Table:
         box=None,
         header_style="dim",
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("token")
+    table.add_column("token", overflow="fold")
     for heading in ("log-prob", "reference", "KL", "reward"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     last = len(turn["tokens"]) - 1
     for i, piece in enumerate(turn["pieces"]):
         reward = turn["shaping"][i] + (turn["team_reward"] if i == last else 0.0)
@@ -194,7 +195,7 @@ def _tokens(turn: Mapping[str, Any], style: str) -> Table:
     return table
 
 
-def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console_width: int) -> Group | None:
+def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console: Console) -> Group | None:
     """One curve of every agent: what training saw, or where that was never written the
     evaluations."""
     series = {name: record.series(f"{name}/{curve.tag}") for name in record.agents}
@@ -203,7 +204,7 @@ def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console_widt
     values = [y for points in series.values() for y in points[1]]
     if not values:
         return None
-    width = max(12, min(48, (console_width - 3) // 2 - 9 if console_width >= 70 else console_width - 10))
+    width = max(12, min(48, (console.width - 3) // 2 - 9 if console.width >= 70 else console.width - 10))
     rows = braille(series, width)
     labels = [
         f"{number(max(values), sign=False):>8}",
@@ -214,7 +215,8 @@ def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console_widt
         Text.assemble((label, "dim"), " ", *((dot, colors.get(who or "", "")) for dot, who in row))
         for label, row in zip(labels, rows, strict=True)
     ]
-    return Group(Text.assemble((curve.title, "bold"), "  ", (curve.unit, "dim")), *lines)
+    title, unit = writes(console, curve.title), writes(console, curve.unit)
+    return Group(Text.assemble((title, "bold"), "  ", (unit, "dim")), *lines)
 
 
 def _exchange_note(record: Record) -> str:

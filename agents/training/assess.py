@@ -104,25 +104,28 @@ def assess(config: Config, models: Mapping[str, str], reference: str | None = No
 
 
 def assess_run(config: Config, directory: Path, parts: Parts) -> Assessment:
-    """Evaluates the agents of a run whose training is over and that have been saved. An adapter is
-    saved as a part of its model, which rounds otherwise, so that what was saved is what is asked;
-    whole models are the same in memory.
+    """Evaluates the agents of a run whose training is over and that have been saved: as they were
+    saved, since what is in memory rounds otherwise (an adapter beside its model, weights that
+    another place in memory holds). A policy of one's own that is no language model is evaluated as
+    it is.
 
     Raises:
         ConfigError: A saved model cannot be loaded.
     """
-    if "lora" in config.weights:
-        saved = {name: str(directory / "agents" / name) for name in parts.agents}
-        return assess(replace(config, model=initial_model(directory, config)), saved)
-    results = {"reference": evaluate(parts.final, parts.reference, "reference")}
-    for learner, members in zip(parts.learners, parts.members, strict=True):
-        result = evaluate(parts.final, learner.policy, parts.agents[members[0]])
-        results.update({parts.agents[member]: result for member in members})
-    return _assessment(config, parts.final, {name: results[name] for name in ("reference", *parts.agents)})
+    policies = {name: learner.policy for name, learner in parts.named_learners()}  # by their first agents
+    same = {parts.agents[member]: parts.agents[members[0]] for members in parts.members for member in members}
+    if all(isinstance(getattr(policy, "lm", None), LanguageModel) for policy in policies.values()):
+        saved = {name: str(directory / "agents" / name) for name in policies}
+        results = assess(replace(config, model=initial_model(directory, config)), saved).results
+    else:
+        results = {"reference": evaluate(parts.final, parts.reference, "reference")}
+        results.update({name: evaluate(parts.final, policy, name) for name, policy in policies.items()})
+    results = {"reference": results["reference"], **{name: results[same[name]] for name in parts.agents}}
+    return _assessment(config, parts.final, results)
 
 
 def _player(config: Config, model: LanguageModel) -> Actor:
-    """Who plays a saved model: itself, or what the learner makes of it."""
+    """Who plays a model: itself, or what the learner makes of it."""
     learner = find_learner(config.learner) if config.learner in LEARNERS else None
     plays = getattr(learner, "plays", None)
     return model if plays is None else plays(model, config.settings)

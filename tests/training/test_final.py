@@ -16,6 +16,7 @@ from coevo_agents.training.assess import assess
 from coevo_agents.training.evaluate import evaluate, evaluation_game
 from coevo_agents.training.intervals import half_width, t_quantile
 from coevo_agents.training.loop import Run
+from coevo_env.faces.batch import BatchEnv
 from coevo_env.rng import uniforms
 
 
@@ -61,14 +62,13 @@ def test_the_test_split_is_not_read_before_the_end(model, tmp_path, monkeypatch)
     as there are draws."""
     asked: list[tuple[str, str]] = []
     run = Run(config(model, iterations=2, eval_draws=3), tmp_path / "run")
-    for game in (run.parts.game, run.parts.held_out, run.parts.final):
-        submit = game.submit_turn
+    submit = BatchEnv.submit_turn
 
-        def spy(*arguments, game=game, submit=submit, **options):
-            asked.extend((game.rules.split, str(e.prompt)) for e in game.episodes)
-            return submit(*arguments, **options)
+    def spy(game, *arguments, **options):
+        asked.extend((game.rules.split, str(episode.prompt)) for episode in game.episodes)
+        return submit(game, *arguments, **options)
 
-        monkeypatch.setattr(game, "submit_turn", spy)
+    monkeypatch.setattr(BatchEnv, "submit_turn", spy)
     with run:
         while run.iteration < 2:
             run.iterate()
