@@ -7,6 +7,10 @@ import shutil
 import signal
 import tempfile
 
+import pytest
+
+pytest.register_assert_rewrite("runs", "toy_runs")  # so that what a helper compared is shown when it differs
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -98,7 +98,7 @@ def run_python(block: Block, namespace: dict, folder: Path) -> None:
     padded = "\n" * (block.line - 1) + block.code  # so that a traceback names the line of the page
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(padded, block.where, "exec"), namespace)
+        exec(compile(padded, block.where, "exec", dont_inherit=True), namespace)
     if expected := re.findall(r"^ *print\(.*\)  # (.+)$", block.code, re.MULTILINE):
         assert printed.getvalue().splitlines() == expected, block.where
 

@@ -52,9 +52,6 @@ def classifier_reward(
         device: "cpu", "cuda", ...; None means CUDA where there is one, else CPU.
         separator: See `join_text`. The default fits tokenizers whose tokens carry their own spaces.
 
-    Returns:
-        A reward function.
-
     Raises:
         ConfigError: Unknown output; when first called: the model cannot be loaded, lacks weights
             (a language model is no classifier), has no such label, or CUDA is absent.

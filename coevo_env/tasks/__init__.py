@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import CoevoError, ConfigError, unknown_name
+from ..game.preview import preview
 from ..game.task import Task
-from .preview import preview
 
 __all__ = ["BUILTIN_TASKS", "FAMILIES", "make_task", "preview"]
 

@@ -61,21 +61,17 @@ def task(
         reward: "distilbert" (the paper's `lvwerra/distilbert-imdb`, from the hub), "tfidf" or
             "minilm" (assets), or the directory or hub name of a classifier. None means "tfidf" with
             source="package", else "distilbert".
-        model: Default model. None means "smollm2" with source="package", else the paper's
-            "gpt2-large".
+        model: None means "smollm2" with source="package", else the paper's "gpt2-large".
         tokenizer: What a prompt's tokens are: None means the model's own, as in the paper; or the
-            name of another model; "words" for words, which needs no model; or an object with
-            `encode` and `decode`.
+            name of another model; "words"; or an object with `encode` and `decode`.
         min_prompt_tokens, max_prompt_tokens: Length of a prompt, uniform in this range.
-        output: "logit" (the paper's), "probability" or "signed" (2 p - 1).
+        output, device: See `classifier_reward`; the paper's output is "logit".
         centred: With the TF-IDF classifier: subtract the score of the prompt alone.
-        device: Where a neural classifier runs; None means CUDA where there is one.
         size: Use only the first so many reviews of each split; None means all.
         seed: The length of prompt i is a pure function of (seed, i).
 
-    A test prompt that is also a train prompt is dropped, so the test split holds rarer openings
-    than the train split. Where the source has no validation split, one in ten of the test prompts
-    becomes it, and a line of the task's notes says so.
+    A test prompt that is a train prompt too is dropped, so the test split holds rarer openings.
+    Where the source has no validation split, one in ten of the test prompts becomes it.
 
     Raises:
         ConfigError: An option out of range, data or an asset that is not there.

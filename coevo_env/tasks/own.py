@@ -7,6 +7,31 @@ The files are JSONL, JSON, CSV, TSV, text (a prompt a line) and Parquet, also gz
 cut, guessed or dropped: what does not fit is an error with file and row, and what was split off is
 a line of the task's `notes`.
 
+Options:
+    prompts: A file; a folder with train, and perhaps validation and test files (see
+        `coevo_env.assets.rows.split_files`); or "hub:owner/name", "hub:owner/name:config".
+    reward: A name of `coevo_env.rewards.REWARDS` ("exact", "number", "regex:^[A-Z]",
+        "length:20", "lexicon", "classifier:NAME"), the folder of a classifier, or
+        "module:function".
+    validation, test: Files of their own for these splits.
+    prompt_column: The column of the prompts; None means "prompt", else "messages". A list of
+        {role, content} is a chat, which the model's chat template renders. Where its last
+        message is the assistant's, that is the answer.
+    answer_column: The column of the gold answers; None means "answer" where there is one.
+    split_column: A column that says train, validation or test.
+    validation_size, test_size: How much of the train prompts becomes a split that the data do
+        not have: a part below 1 or a number of prompts, by the SHA-256 of seed and text; None
+        means one in ten.
+    drop_duplicates: Whether prompts that are in two splits are taken out of the earlier one
+        (of train, validation, test); by default they are an error.
+    seed: Of the splits.
+    reward_options: More options of the reward.
+    reward_workers, reward_timeout: Calls of the reward at a time, each with one pair, and the
+        seconds that a batch may take; with one of them, see `coevo_env.rewards.call`.
+    templates: What an agent reads as "pioneer" and as "observer"; see `Task`.
+    separator, max_new_tokens, min_new_tokens, max_context, stop_at_newline, model: See `Task`.
+    name: Name of the task; None means that of the file.
+
 Version history: 1 (0.2.0).
 """
 
@@ -63,72 +88,31 @@ def task(
     model: str = "smollm2",
     name: str | None = None,
 ) -> Task:
-    """A task out of data.
-
-    Args:
-        prompts: A file; a folder with train, and perhaps validation and test files (see
-            `coevo_env.assets.rows.split_files`); or "hub:owner/name", "hub:owner/name:config".
-        reward: A name of `coevo_env.rewards.REWARDS` ("exact", "number", "regex:^[A-Z]",
-            "length:20", "lexicon", "classifier:NAME"), the folder of a classifier, or
-            "module:function".
-        validation, test: Files of their own for these splits.
-        prompt_column: The column of the prompts; None means "prompt", else "messages". A list of
-            {role, content} is a chat, which the model's chat template renders. Where its last
-            message is the assistant's, that is the answer.
-        answer_column: The column of the gold answers; None means "answer" where there is one.
-        split_column: A column that says train, validation or test.
-        validation_size, test_size: How much of the train prompts becomes a split that the data do
-            not have: a part below 1 or a number of prompts, by the SHA-256 of seed and text; None
-            means one in ten.
-        drop_duplicates: Whether prompts that are in two splits are taken out of the earlier one
-            (of train, validation, test); by default they are an error.
-        seed: Of the splits.
-        reward_options: More options of the reward.
-        reward_workers, reward_timeout: Calls of the reward at a time, each with one pair, and the
-            seconds that a batch may take; with one of them, see `coevo_env.rewards.call`.
-        templates: What an agent reads as "pioneer" and as "observer"; see `Task`.
-        separator, max_new_tokens, min_new_tokens, max_context, stop_at_newline, model: See `Task`.
-        name: Name of the task; None means that of the file.
+    """A task out of data; the module says what the options are.
 
     Raises:
         ConfigError: No such file, a damaged or empty one, a column that is not there, a prompt in
-            two splits, too few rows to split, an answer that the reward cannot use.
+            two splits, too few rows, an answer that the reward cannot use.
         MissingExtraError: Parquet or the hub without the extra `hub`.
         CoevoError: The hub did not answer.
     """
-    if not str(prompts):
-        raise ConfigError(
-            "own: no data. Give prompts=FILE, a folder or hub:owner/name; see docs/own_data.md for a first file."
-        )
-    if not reward:
-        raise ConfigError(
-            f"own: no reward. Give reward=NAME of {', '.join(REWARDS)}, the folder of a classifier, or module:function."
-        )
+    _check_given(prompts, reward)
     rows = _rows(str(prompts), validation, test, split_column)
     columns = _columns(rows["train"], str(prompts), prompt_column, answer_column)
-    skipped = {split_column} if split_column else set()
-    found = {
-        split: [
-            _prompt(row, number, f"{prompts} ({split})", columns, skipped, max_context)
-            for number, row in enumerate(part, start=1)
-        ]
-        for split, part in rows.items()
-    }
-    notes: list[str] = []
-    _disjoint(found, drop_duplicates, notes, str(prompts))
+    found = _prompts(rows, str(prompts), columns, split_column, max_context)
+    notes = _disjoint(found, drop_duplicates, str(prompts))
     _split(found, {"test": test_size, "validation": validation_size}, seed, notes, str(prompts))
     function = _reward(reward, reward_options, reward_workers, reward_timeout)
     needs = str(reward).partition(":")[0]
     for split in SPLITS:
         _check_answers(found[split], needs, str(reward), f"{prompts} ({split})")
-    kind = _kind(found, str(prompts))
     return Task(
         name=name or _name(str(prompts)),
         train=found["train"],
         validation=found["validation"],
         test=found["test"],
         rewards={needs if needs in REWARDS else "reward": function},
-        templates={**TEMPLATES[kind], **(templates or {})},
+        templates={**TEMPLATES[_kind(found, str(prompts))], **(templates or {})},
         separator=separator,
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
@@ -141,7 +125,32 @@ def task(
     )
 
 
+def _check_given(prompts: Any, reward: Any) -> None:
+    if not str(prompts):
+        raise ConfigError(
+            "own: no data. Give prompts=FILE, a folder or hub:owner/name; see docs/own_data.md for a first file."
+        )
+    if not reward:
+        raise ConfigError(
+            f"own: no reward. Give reward=NAME of {', '.join(REWARDS)}, the folder of a classifier, or module:function."
+        )
+
+
 # ------------------------------------------------------------------------------------------- rows
+def _prompts(
+    rows: Mapping[str, Sequence[Row]], where: str, columns: Any, split_column: str | None, max_context: int
+) -> dict[str, list[Prompt]]:
+    """The rows of each split as prompts."""
+    skipped = {split_column} if split_column else set()
+    return {
+        split: [
+            _prompt(row, number, f"{where} ({split})", columns, skipped, max_context)
+            for number, row in enumerate(part, start=1)
+        ]
+        for split, part in rows.items()
+    }
+
+
 def _rows(prompts: str, validation: Any, test: Any, split_column: str | None) -> dict[str, list[Row]]:
     """The rows of each split that the data have, train at least."""
     if prompts.startswith("hub:"):
@@ -276,7 +285,9 @@ def _kind(found: Mapping[str, Sequence[Prompt]], where: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------- splits
-def _disjoint(found: dict[str, list[Prompt]], drop: bool, notes: list[str], where: str) -> None:
+def _disjoint(found: dict[str, list[Prompt]], drop: bool, where: str) -> list[str]:
+    """Takes out of the earlier of two splits what they share, if that may be; says what it did."""
+    notes = []
     for earlier, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
         both = common(found.get(earlier, ()), found.get(later, ()))
         if not both:
@@ -292,6 +303,7 @@ def _disjoint(found: dict[str, list[Prompt]], drop: bool, notes: list[str], wher
         notes.append(f"{len(both)} prompts that are also in the {later} split were dropped from {earlier}.")
         if not found[earlier]:
             raise ConfigError(f"{where}: every {earlier} prompt is also in the {later} split, so none is left.")
+    return notes
 
 
 def _split(found: dict[str, list[Prompt]], sizes: Mapping[str, Any], seed: int, notes: list[str], where: str) -> None:

@@ -43,19 +43,16 @@ def task(
 
     Args:
         dataset: Its name, such as "chain_sum".
-        size, test_size: Items generated for the train and the test split; the validation split has
-            as many as the test split. Of questions that occur in several splits, all but the first
-            are dropped.
+        size, test_size: Items of the train split, and of validation and test each. Of questions
+            that occur in several splits, all but the first are dropped.
         seed: Seed of the generator; item i is a pure function of it and i.
-        model: Default model.
-        max_new_tokens, max_context: See `Task`.
+        model, max_new_tokens, max_context: See `Task`.
         stop_at_newline: See `Task`; None means yes unless a gold answer has several lines.
         config: Options of that dataset, such as `max_terms=3`.
 
     Raises:
         MissingExtraError: reasoning-gym is not installed.
-        ConfigError: Unknown dataset, an option that it does not have or refuses, or no test item
-            that is not in the train split.
+        ConfigError: Unknown dataset, an option that it refuses, or no test item of its own.
     """
     generator = _generator(dataset, size, test_size, seed, config)
     train, test, validation = (

@@ -52,9 +52,17 @@ def reasoning_gym(folder: Path) -> dict[str, Any]:
     return {"size": 12}
 
 
+def own(folder: Path) -> dict[str, Any]:
+    """Forty questions with answers."""
+    rows = [{"prompt": f"{i} + 1 =", "answer": str(i + 1)} for i in range(40)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {"prompts": str(folder / "sums.jsonl"), "reward": "exact", "name": "own"}
+
+
 SAMPLES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "imdb": imdb,
     "gsm8k": gsm8k,
+    "own": own,
     "reasoning-gym/chain_sum": reasoning_gym,
 }
 """Name -> options with which a task can be made of files in an empty folder."""

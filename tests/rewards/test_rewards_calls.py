@@ -23,7 +23,7 @@ from coevo_env.rewards import REWARDS, call, lexicon_sentiment, make_reward
 from coevo_env.tasks import toy
 from coevo_env.testing import check_joint_reward, check_reward
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [Prompt("one", answer="1", info={"label": 10}), Prompt("three", answer="3", info={"label": 30})]
 SAID = ["a", "bb"]
 

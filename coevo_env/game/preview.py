@@ -6,8 +6,8 @@ One idea: what is shown is what is encoded: template, chat template and all. Not
 from __future__ import annotations
 
 from ..errors import whole
-from ..game.rules import Rules
-from ..game.task import Conversation, Prompt
+from .rules import Rules
+from .task import Conversation, Prompt
 
 __all__ = ["preview"]
 
