@@ -212,7 +212,7 @@ def _start() -> None:
 
 def _preview(run: Any) -> None:
     """What agents will read, where nobody has seen it before."""
-    from coevo_env.tasks.preview import preview
+    from coevo_env.game.preview import preview
 
     _say(preview(run.parts.game.rules))
 
