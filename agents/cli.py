@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.errors import CoevoError
 
 from .learners.learner import LEARNERS
+from .pages.console import open_consoles
 from .runs.presets import PRESETS
 
 app = typer.Typer(
@@ -38,6 +41,7 @@ def main() -> None:
     if here not in sys.path:
         sys.path.append(here)  # "module:function" finds a file beside the user, and never hides an installed module
     threading.excepthook = _in_thread
+    open_consoles()
     try:
         app()
     except CoevoError as error:
@@ -85,6 +89,21 @@ def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def train(
     preset: Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")] = None,
@@ -93,6 +112,22 @@ def train(
         typer.Option("--config", metavar="FILE", help="Settings from a TOML file, or those of a run: RUN/config.json."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Task name (see `coevo tasks`), or package.module:function.")] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts of your own (JSONL, JSON, CSV, TSV, text, Parquet, a folder, hub:owner/name): task own.",
+        ),
+    ] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the gold answers.")] = None,
+    reward: Annotated[
+        str | None, typer.Option(help="Reward of your prompts: number, exact, length:20, ..., or module:function.")
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROLE=TEXT", help=r"What pioneer or observer reads; \n is a line break. Repeatable."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="embedded, smollm2, a model directory, or a hub name.")] = None,
     learner: Annotated[str | None, typer.Option(help=f"{', '.join(LEARNERS)}, or package.module:Class.")] = None,
     agents: Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordinary RL fine-tuning.")] = None,
@@ -129,14 +164,19 @@ def train(
         "seed": seed,
         "device": device,
     }
-    overrides = _overrides(named, settings or [])
+    if not list_settings:
+        _start()
+    from .runs.given import chosen, overrides, own_data, resumed
+
+    named |= own_data(task, prompts, prompt_column, answer_column, reward, template or [])
+    given = overrides(named, settings or [])
     if resume is not None:
         config, folder = (
-            _resumed(resume, overrides, alone=preset is None and config_file is None and out is None),
+            resumed(resume, given, alone=preset is None and config_file is None and out is None),
             resume,
         )
     else:
-        config = _chosen(preset, config_file, overrides)
+        config = chosen(preset, config_file, given)
         folder = out or _fresh_folder(config.task if task or config_file else preset or config.task)
     if list_settings:
         from .runs.settings import listing
@@ -145,69 +185,36 @@ def train(
             _say(line)
         return
 
-    from .pages.terminal import progress, summary_table
+    from .pages.progress import progress
+    from .pages.tables import summary_table
     from .runs.folder import repeated
     from .training.loop import Run
 
     with progress(console, config) as report:
         run = Run(config, folder, resume=resume is not None, report=report, say=_say)
+        if resume is None and (config.task == "own" or ":" in config.task):
+            _preview(run)
         summary = run.train()
     console.print(summary_table(summary))
+    again = repeated(config, "task")
     _say(
-        f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play "
-        f"{folder}{repeated(config, 'task')}"
+        f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play {folder}{again}\n"
+        f"Its numbers again: coevo eval {folder}{again}"
     )
 
 
-def _overrides(named: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Settings by dotted name from options of their own and from `--set`."""
-    overrides = {name: value for name, value in named.items() if value is not None}
-    for item in settings:
-        name, separator, value = item.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {item!r}; expected NAME=VALUE, such as kl.beta=0.1.")
-        if name in overrides:
-            raise ConfigError(f"the setting {name} is given twice, as {overrides[name]!r} and {value!r}; give it once.")
-        overrides[name] = value
-    return overrides
+def _start() -> None:
+    """The first line, before anything that takes seconds to import."""
+    import coevo_env
+
+    _say(f"coevo {coevo_env.__version__}: loading PyTorch")
 
 
-def _chosen(preset: str | None, file: Path | None, overrides: dict[str, Any]) -> Any:
-    """The config of a new run: a preset, a file over it, and the command line over both."""
-    from .runs import settings
+def _preview(run: Any) -> None:
+    """What agents will read, where nobody has seen it before."""
+    from coevo_env.game.preview import preview
 
-    if file is None or file.suffix != ".json":
-        given = settings.read_toml(file) if file else {}
-        if preset and "preset" in given:
-            raise ConfigError(f"--preset {preset} and {file} with preset = {given['preset']!r}; give one of them.")
-        config = settings.apply(settings.preset(preset or given.pop("preset", "default")), given)
-    elif preset:
-        raise ConfigError(f"--preset {preset} with {file}, which holds every setting of a run; give one of them.")
-    else:
-        from .runs.folder import read_config
-
-        own = {name: overrides[name] for name in ("task", "learner") if name in overrides}
-        config = read_config(
-            file, trusted=own, uses=[name for name in ("task", "learner") if name not in own or ":" in own[name]]
-        )
-    return settings.apply(config, overrides)
-
-
-def _resumed(folder: Path, overrides: dict[str, Any], alone: bool) -> Any:
-    """The config of a run that goes on."""
-    from .runs.folder import read_config
-    from .runs.settings import apply
-
-    own = {name: overrides.pop(name) for name in ("task", "learner") if name in overrides}
-    config = read_config(folder, trusted=own)
-    changed = [name for name, value in own.items() if getattr(config, name) != value]
-    if changed or set(overrides) - {"iterations", "trust_remote_code"} or not alone:
-        raise ConfigError(
-            "--resume continues a run with the settings it was started with; only --iterations can be given besides "
-            "(and what a run folder cannot say for you: --set trust_remote_code=true, and a --task or --learner of "
-            "your own, once more)."
-        )
-    return apply(config, overrides)
+    _say(preview(run.parts.game.rules))
 
 
 @app.command("eval")
@@ -217,29 +224,34 @@ def evaluate(
         typer.Argument(help="A run folder, a saved agent in it (RUN/agents/llm1), any model directory, or a hub name."),
     ],
     task: Annotated[str | None, typer.Option(help="Task; by default the run's, else sentiment.")] = None,
+    reward: Annotated[str | None, typer.Option(help="The run's reward once more, where it is code of yours.")] = None,
     reference: Annotated[
         str | None,
         typer.Option(
             help="Model to measure KL against; by default the run's initial model. A model of no run needs it for a KL."
         ),
     ] = None,
-    prompts: Annotated[int | None, typer.Option(help="Held-out prompts; by default as many as the run used.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    prompts: Annotated[int | None, typer.Option(help="Test prompts; by default as many as the run used.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Answers to each; by default as many as the run used.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or auto; by default the run's, else cpu.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Evaluates saved agents on held-out prompts, each alone. Of a run folder, the numbers of its
+    """Evaluates saved agents on the test split, each alone. Of a run folder, the numbers of its
     summary."""
     import json
     from dataclasses import replace
 
-    from .pages.terminal import evaluation_table
-    from .training.assess import assess
+    with _agents(agent, task, reward) as (config, models):
+        from .pages.tables import evaluation_table
+        from .training.assess import assess
 
-    config, models = _agents(agent, task)
-    config = replace(config, device=device, **({} if prompts is None else {"eval_prompts": prompts}))
-    assessed = assess(config, models, reference)
+        given = {"device": device, "eval_prompts": prompts, "eval_draws": draws}
+        config = replace(config, **{name: value for name, value in given.items() if value is not None})
+        assessed = assess(config, models, reference)
     if as_json:
-        print(json.dumps(assessed.to_dict(), indent=2, ensure_ascii=False))
+        _say(json.dumps(assessed.to_dict(), indent=2))
         return
     console.print(evaluation_table(assessed))
     if assessed.alone:
@@ -255,14 +267,15 @@ def play(
         list[str] | None, typer.Option(help="Prompt to answer; without it, prompts are read line by line.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="Task; by default the run's, else sentiment.")] = None,
+    reward: Annotated[str | None, typer.Option(help="The run's reward once more, where it is code of yours.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
 ) -> None:
     """Answers prompts: the pioneer first, then the observer after reading it, with the reward of
     every token."""
-    from .pages.terminal import play as answer
+    with _agents(agent, task, reward) as (config, models):
+        from .pages.terminal import play as answer
 
-    config, models = _agents(agent, task)
-    answer(console, config, list(models.values()), prompt, seed)
+        answer(console, config, list(models.values()), prompt, seed)
 
 
 @app.command()
@@ -303,7 +316,8 @@ def show(
 ) -> None:
     """Shows a run: summary, curves and transcripts in the terminal, and all of it as one
     self-contained HTML page."""
-    from .pages.terminal import page, terminal
+    from .pages.report import page
+    from .pages.terminal import terminal
 
     terminal(run, console)
     _say(f"Page: {page(run, html)}")
@@ -331,39 +345,48 @@ def version() -> None:
     _say(coevo_env.__version__)
 
 
-def _agents(spec: str, task: str | None) -> tuple[Any, dict[str, str]]:
+@contextmanager
+def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[Any, dict[str, str]]]:
     """The config, with another task if one is given, and the saved models that a run folder, a
     model directory or a name stands for."""
+    import tempfile
     from dataclasses import replace
 
     from .runs.config import Config
     from .runs.folder import initial_model, read_config
 
     def known(run: Path) -> Any:
-        config = read_config(run, uses=() if task else ("task",))
+        trusted = {} if reward is None else {"reward": reward}
+        config = read_config(run, trusted=trusted, uses=() if task else ("task",))
         return replace(chosen(config), model=initial_model(run, config))
 
     def chosen(config: Config) -> Config:
         return config if task in (None, config.task) else replace(config, task=task, task_options={})
 
     path = Path(spec)
-    if (path / "agents").is_dir():
-        folders = [
-            folder
-            for folder in (path / "agents").iterdir()
-            if (folder / "config.json").exists() and folder.name[0] != "."
-        ]
-        if folders:
-            return known(path), {
-                folder.name: str(folder) for folder in sorted(folders, key=lambda f: (len(f.name), f.name))
-            }
-    if path.is_dir() and ((path / "metrics.jsonl").exists() or (path / "checkpoints").exists()):
-        raise ConfigError(
-            f"{spec} has no saved agents yet: the run did not finish. Continue it with: coevo train --resume {spec}"
-        )
-    if path.parent.name == "agents" and (path.parent.parent / "config.json").exists():
-        return known(path.parent.parent), {path.name: spec}
-    return chosen(Config(model=spec)), {path.name or spec: spec}
+    if saved := _saved(path / "agents"):
+        yield known(path), saved
+    elif path.is_dir() and ((path / "metrics.jsonl").exists() or (path / "checkpoints").exists()):
+        config = known(path)
+        from .training.outcome import save_stopped
+
+        with tempfile.TemporaryDirectory() as place:
+            iteration = save_stopped(path, config, Path(place))
+            errors.print(
+                f"{_escape(spec)} has not finished; its agents are those of iteration {iteration}.", style="dim"
+            )
+            yield config, _saved(Path(place) / "agents")
+    elif path.parent.name == "agents" and (path.parent.parent / "config.json").exists():
+        yield known(path.parent.parent), {path.name: spec}
+    else:
+        yield chosen(Config(model=spec)), {path.name or spec: spec}
+
+
+def _saved(folder: Path) -> dict[str, str]:
+    """The agents that a run has saved, `llm1` before `llm10`."""
+    names = [f.name for f in folder.iterdir() if (f / "config.json").exists()] if folder.is_dir() else []
+    found = sorted((name for name in names if name[0] != "."), key=lambda name: (len(name), name))
+    return {name: str(folder / name) for name in found}
 
 
 def _fresh_folder(name: str) -> Path:

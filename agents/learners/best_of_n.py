@@ -49,9 +49,8 @@ class Choosing:
     """A policy that is played `draws` times for each turn, after which the best response counts
     (see `coevo_agents.training.play`)."""
 
-    def __init__(self, policy: ActorCritic, draws: int):
-        policy.valued = False
-        self.policy, self.draws, self.lm = policy, draws, policy.lm
+    def __init__(self, policy: Any, draws: int):
+        self.policy, self.draws, self.lm = policy, draws, getattr(policy, "lm", policy)
 
     def generate(
         self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray
@@ -86,7 +85,13 @@ class BestOfN:
 
     learns = False
 
+    @staticmethod
+    def plays(model: Any, settings: Settings) -> Choosing:
+        """Who plays a saved model: the choice is no part of it."""
+        return Choosing(model, settings.n)
+
     def __init__(self, policy: ActorCritic, reference: Any, settings: Settings, sampling: Any, seed: int = 0):
+        policy.valued = False
         self.policy = Choosing(policy, settings.n)
 
     def update(self, rollout: Rollout) -> dict[str, float]:

@@ -8,17 +8,20 @@ is going. It is one file that asks the network for nothing. How it looks is in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from coevo_env.errors import ConfigError
+from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.view.render import fragment, number, script, style
 
-from ..runs.record import CURVES, Record, read_record
+from ..learners.learner import LEARNERS
+from ..runs.record import CURVES, Record, conditions, read_record
 from .charts import svg
 
-__all__ = ["COLUMNS", "page"]
+__all__ = ["COLUMNS", "INTERVAL", "Change", "held_out", "page", "sentence"]
 
 COLUMNS = (
     ("reward", "Reward", 3),
@@ -30,10 +33,21 @@ COLUMNS = (
 )
 """Held-out metrics of the summary: key, heading, decimals."""
 
+INTERVAL = "± half the width of a 95 % t-interval over prompts"
+"""What stands behind a number."""
+
 MAX_EPISODES = 24
 
 Change = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Agent -> "before" or "after" -> metric -> value, as `Record.change` gives it."""
+
+
+def held_out(record: Record) -> tuple[str, str]:
+    """On what the table of a run was measured, as its title, and a note to it."""
+    if record.summary:
+        return f"Each agent alone on {conditions(record.measured)}", INTERVAL if record.ci95() else ""
+    split = "the validation split" if "eval_draws" in record.config else "held-out prompts"
+    return f"Each agent alone on {split}", "First and latest evaluation; the run has not finished."
 
 
 def page(run_dir: str | Path, out: str | Path | None = None) -> Path:
@@ -55,22 +69,25 @@ def page(run_dir: str | Path, out: str | Path | None = None) -> Path:
     path = Path(out) if out is not None else record.directory / "report.html"
     change = record.change()
     shown = record.transcripts[-MAX_EPISODES:][::-1]
+    own, defaults = _settings(record.config)
     text = _template().render(
         name=record.directory.resolve().name,
-        task=str(record.config.get("task", record.summary.get("task", ""))),
+        sentence=sentence(record),
         state=record.state,
+        measured=held_out(record),
+        split="validation" if "eval_draws" in record.config else "held out",
         notes=record.notes,
         columns=[heading for _, heading, _ in _known(change)],
-        summary=_summary(change),
-        finished=bool(record.summary),
+        summary=_summary(change, record.ci95()),
         samples=_samples(record),
         colors={name: i % 6 for i, name in enumerate(record.agents)},
         curves=_curves(record),
         others=_others(record),
         bands=len(record.exchanges()) > 1,
-        settings=flatten(record.config),
+        settings=own,
+        defaults=defaults,
         provenance=flatten(record.provenance),
-        transcripts=Markup(fragment(shown)) if shown else "",
+        transcripts=Markup(fragment(shown, record.agents)) if shown else "",
         shown=len(shown),
         total=len(record.transcripts),
         style=Markup(style()),
@@ -83,6 +100,23 @@ def page(run_dir: str | Path, out: str | Path | None = None) -> Path:
             f"the report could not be written to {path}: {error}. Give another place with --html."
         ) from error
     return path
+
+
+def sentence(record: Record) -> str:
+    """What was run, in a sentence; what is not known is left out."""
+    config, count = record.config, len(record.agents)
+    agents = config.get("num_agents") or count
+    if not config.get("task"):
+        return f"A run of {agents} agents." if agents else "A run."
+    who = "One agent learns" if agents == 1 else f"{agents} agents learn"
+    by = f" by {config['learner']}" if config.get("learner") else ""
+    model = config.get("model") or "the model that comes with the task"
+    roles = {"periodic": "exchange roles every {} iterations", "rotation": "rotate roles every {} iterations"}
+    every, kind = config.get("exchange_every"), roles.get(str(config.get("roles")))
+    turns = f", and {kind.format(every)}" if kind and every and agents != 1 else ""
+    batch = f", {config['batch_size']} episodes an iteration" if config.get("batch_size") else ""
+    seed = f", seed {config['seed']}" if "seed" in config else ""
+    return f"{who}{by} on the task {config['task']}, starting from {model}{batch}{seed}{turns}."
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -107,20 +141,36 @@ def _known(change: Change) -> list[tuple[str, str, int]]:
     ]
 
 
-def _summary(change: Change) -> list[dict[str, Any]]:
-    rows = []
-    for name, when in change.items():
-        pairs = [(when["before"].get(key), when["after"].get(key), digits) for key, _, digits in _known(change)]
-        rows.append(
-            {
-                "name": name,
-                "cells": [
-                    tuple(number(value, sign=False, digits=digits, tiny=False) for value in pair)
-                    for *pair, digits in pairs
-                ],
-            }
-        )
-    return rows
+def _settings(config: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The settings that differ from the defaults, and those that do not."""
+    from ..runs.config import Config, made
+    from ..runs.settings import to_dict
+
+    usual = to_dict(Config())
+    with suppress(CoevoError, ValueError, TypeError):  # a learner of one's own is not imported to be looked at
+        if config.get("learner") in LEARNERS:
+            usual["learner_settings"] = asdict(made(config["learner"], {}))
+    expected = dict(flatten(usual))
+    rows = flatten(config)
+    return [row for row in rows if expected.get(row[0]) != row[1]], [row for row in rows if row in expected.items()]
+
+
+def _summary(change: Change, ci95: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def cell(name: str, when: str, key: str, digits: int) -> str:
+        values = (change[name][when].get(key), ci95.get(name, {}).get(when, {}).get(key))
+        shown, half = (number(value, sign=False, digits=digits, tiny=False) for value in values)
+        return shown if values[1] is None else f"{shown} ± {half}"
+
+    columns = _known(change)
+    return [
+        {
+            "name": name,
+            "cells": [
+                tuple(cell(name, when, key, digits) for when in ("before", "after")) for key, _, digits in columns
+            ],
+        }
+        for name in change
+    ]
 
 
 def _samples(record: Record) -> list[dict[str, Any]]:

@@ -1,5 +1,4 @@
-"""Runs and answers in the terminal: the progress of a run, its summary, its curves, and what agents
-say to a prompt.
+"""Runs and answers in the terminal: a run's summary and curves, and what agents say to a prompt.
 
 One idea: these functions only print. What a run folder holds is read by `record`, and the HTML page
 is made by `report`.
@@ -7,8 +6,7 @@ is made by `report`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +20,16 @@ from coevo_env.view.render import ansi, number
 
 from ..runs.record import CURVES, Curve, Record, read_record
 from .charts import braille
-from .report import COLUMNS, page
+from .console import agent_colors, paints, writes
+from .report import held_out, sentence
+from .tables import change_table
 
 if TYPE_CHECKING:
     from coevo_env.faces.batch import BatchEnv
 
     from ..runs.config import Config
-    from ..training.assess import Assessment
 
-__all__ = ["evaluation_table", "page", "play", "progress", "summary_table", "terminal"]
-
-COLORS = ("magenta", "yellow", "cyan", "red", "green", "blue")
-"""Of the agents, in order."""
+__all__ = ["play", "terminal"]
 
 SHOWN_EPISODES = 3
 
@@ -49,15 +45,16 @@ def terminal(run_dir: str | Path, console: Console) -> None:
         ConfigError: The folder holds no run.
     """
     record = read_record(run_dir)
-    colors = _colors(record.agents)
+    colors = agent_colors(record.agents)
     console.print(Text(str(record.directory), "bold"), soft_wrap=True)
-    console.print(Text(" · ".join(filter(None, (str(record.config.get("task") or ""), record.state))), "dim"))
+    console.print(Text(sentence(record)))
+    console.print(Text(record.state, "dim"))
     for note in record.notes:
         console.print(Text(note, "yellow"))
     change = record.change()
     if change:
-        console.print(_table(change, "" if record.summary else "first and latest evaluation", colors))
-    charts = [chart for curve in CURVES if (chart := _chart(record, curve, colors, console.width))]
+        console.print(change_table(change, *held_out(record), record.ci95()))
+    charts = [chart for curve in CURVES if (chart := _chart(record, curve, colors, console))]
     if charts:
         names = [Text(f"━ {name}  ", style) for name, style in colors.items()]
         console.print(Text.assemble(*names, (_exchange_note(record), "dim")))
@@ -65,83 +62,7 @@ def terminal(run_dir: str | Path, console: Console) -> None:
     if record.transcripts:
         console.print(Text(f"last episodes (of {len(record.transcripts)} that were kept)", "bold"))
         for transcript in record.transcripts[-SHOWN_EPISODES:]:
-            console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
-
-
-def evaluation_table(assessed: Assessment) -> Table:
-    """A table of saved models side by side."""
-    table = Table(title=f"{assessed.task}: {assessed.prompts} held-out prompts, each agent alone")
-    table.add_column("metric")
-    metrics = assessed.metrics()
-    for name in metrics:
-        table.add_column(name, justify="right")
-    for key in next(iter(metrics.values())):
-        table.add_row(key, *(f"{values[key]:.4f}" for values in metrics.values()))
-    return table
-
-
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """The table that ends a run: each agent alone on held-out prompts, before and after, with
-    samples.
-
-    Args:
-        summary: What `Run.train` returned, or `summary.json` holds.
-    """
-    agents = summary.get("agents", {})
-    colors = _colors(list(agents))
-    table = _table(
-        {name: {when: agent.get(when) or {} for when in ("before", "after")} for name, agent in agents.items()},
-        "",
-        colors,
-    )
-    samples = Table("agent", "prompt", "before", "after", box=None, header_style="dim", pad_edge=False)
-    for name, agent in agents.items():
-        for sample in (agent.get("samples") or [])[:2]:
-            texts = [Text(str(sample.get(key, ""))) for key in ("prompt", "before", "after")]
-            samples.add_row(Text(name, colors[name]), *texts)
-    whole = Table.grid()
-    whole.add_row(table)
-    if samples.row_count:
-        whole.add_row("")
-        whole.add_row(samples)
-    return whole
-
-
-@contextmanager
-def progress(console: Console, config: Config) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A progress bar with live reward, KL and entropy of every agent.
-
-    Yields:
-        `report(iteration, metrics)`, to be called after each iteration.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    names = [f"llm{i + 1}" for i in range(config.num_agents)]
-    colors = _colors(names)
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=config.iterations)
-
-        def report(iteration: int, metrics: dict[str, float]) -> None:
-            parts, held_out = [], []
-            for name in names:
-                if f"{name}/kl" in metrics:
-                    reward, kl, entropy = (
-                        number(metrics[f"{name}/{tag}"], digits=2) for tag in ("reward/task", "kl", "entropy")
-                    )
-                    parts.append(
-                        f"[{colors[name]}]{name}[/] reward {reward} kl {kl.lstrip('+')} entropy {entropy.lstrip('+')}"
-                    )
-                if f"{name}/eval/reward" in metrics:
-                    reward, kl = metrics[f"{name}/eval/reward"], metrics.get(f"{name}/eval/kl")
-                    held_out.append(
-                        f"[{colors[name]}]{name}[/] {number(reward)} (KL {number(kl, sign=False, digits=2)})"
-                    )
-            bar.update(task, completed=iteration, description="  ".join(parts) or "starting")
-            if held_out:
-                bar.console.print(f"iteration {iteration:>4}: held-out reward  {'   '.join(held_out)}", highlight=False)
-
-        yield report
+            console.print(Text.from_ansi(ansi(transcript, color=paints(console))))
 
 
 def play(
@@ -186,6 +107,9 @@ def play(
         str(prompt): prompt for split in (the_task.test, the_task.validation, the_task.train) for prompt in split
     }  # with their gold answers
     for count, typed in enumerate(_asked(console) if prompts is None else prompts):
+        if words := _unknown_words(loaded[0].tokenizer, typed):
+            told = f"not in the vocabulary: {', '.join(map(repr, words))}; the agents read <unk> there"
+            console.print(Text(told, "yellow"))
         prompt = known.get(typed, typed)
         try:
             one = replace(the_task, train=[prompt], validation=(), test=[f"not {prompt}"])
@@ -216,9 +140,10 @@ def _answer(game: BatchEnv, models: Sequence[Any], episode: int) -> BatchEnv:
 
 def _print_answer(console: Console, game: BatchEnv) -> None:
     transcript = {**game.transcripts()[0], "prompt_index": None}  # it was typed, and is of no split
-    console.print(Text.from_ansi(ansi(transcript, color=console.is_terminal)))
-    for index, turn in enumerate(transcript["turns"]):
-        console.print(_tokens(turn, COLORS[index % len(COLORS)]))
+    console.print(Text.from_ansi(ansi(transcript, color=paints(console))))
+    colors = agent_colors(game.agents)
+    for turn in transcript["turns"]:
+        console.print(_tokens(turn, colors[turn["agent"]]))
 
 
 def _asked(console: Console) -> Iterator[str]:
@@ -233,6 +158,22 @@ def _asked(console: Console) -> Iterator[str]:
         yield prompt
 
 
+def _unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """The words that the tokenizer has no tokens for, each once."""
+    hf = getattr(tokenizer, "hf", None)
+    unknown = getattr(hf, "unk_token_id", None)
+    if hf is None or unknown is None:
+        return []
+
+    def known(word: str) -> bool:
+        try:
+            return unknown not in hf.encode(word, add_special_tokens=False)
+        except Exception:  # a tokenizer that refuses it says so where the prompt is encoded
+            return True
+
+    return [word for word in dict.fromkeys(text.split()) if not known(word)]
+
+
 def _tokens(turn: Mapping[str, Any], style: str) -> Table:
     """Every token of a turn with its numbers; the team reward stands on the last one."""
     table = Table(
@@ -241,10 +182,11 @@ def _tokens(turn: Mapping[str, Any], style: str) -> Table:
         box=None,
         header_style="dim",
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("token")
+    table.add_column("token", overflow="fold")
     for heading in ("log-prob", "reference", "KL", "reward"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     last = len(turn["tokens"]) - 1
     for i, piece in enumerate(turn["pieces"]):
         reward = turn["shaping"][i] + (turn["team_reward"] if i == last else 0.0)
@@ -253,28 +195,7 @@ def _tokens(turn: Mapping[str, Any], style: str) -> Table:
     return table
 
 
-def _table(change: Mapping[str, Mapping[str, Mapping[str, float]]], caption: str, colors: Mapping[str, str]) -> Table:
-    table = Table(
-        title="Each agent alone on held-out prompts, before → after", title_justify="left", caption=caption or None
-    )
-    table.add_column("agent")
-    known = [
-        column for column in COLUMNS if any(column[0] in values for when in change.values() for values in when.values())
-    ]
-    for _, heading, _ in known:
-        table.add_column(heading, justify="right")
-    for name, when in change.items():
-        cells = []
-        for key, _, digits in known:
-            before, after = (
-                number(when[time].get(key), sign=False, digits=digits, tiny=False) for time in ("before", "after")
-            )
-            cells.append(Text.assemble((f"{before} → ", "dim"), (after, "bold")))
-        table.add_row(Text(name, colors.get(name, "")), *cells)
-    return table
-
-
-def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console_width: int) -> Group | None:
+def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console: Console) -> Group | None:
     """One curve of every agent: what training saw, or where that was never written the
     evaluations."""
     series = {name: record.series(f"{name}/{curve.tag}") for name in record.agents}
@@ -283,7 +204,7 @@ def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console_widt
     values = [y for points in series.values() for y in points[1]]
     if not values:
         return None
-    width = max(12, min(48, (console_width - 3) // 2 - 9 if console_width >= 70 else console_width - 10))
+    width = max(12, min(48, (console.width - 3) // 2 - 9 if console.width >= 70 else console.width - 10))
     rows = braille(series, width)
     labels = [
         f"{number(max(values), sign=False):>8}",
@@ -294,7 +215,8 @@ def _chart(record: Record, curve: Curve, colors: Mapping[str, str], console_widt
         Text.assemble((label, "dim"), " ", *((dot, colors.get(who or "", "")) for dot, who in row))
         for label, row in zip(labels, rows, strict=True)
     ]
-    return Group(Text.assemble((curve.title, "bold"), "  ", (curve.unit, "dim")), *lines)
+    title, unit = writes(console, curve.title), writes(console, curve.unit)
+    return Group(Text.assemble((title, "bold"), "  ", (unit, "dim")), *lines)
 
 
 def _exchange_note(record: Record) -> str:
@@ -302,7 +224,3 @@ def _exchange_note(record: Record) -> str:
     return f"iterations {int(record.metrics[0]['iteration'])} to {record.iteration}" + (
         f", {exchanges} role exchanges" if exchanges > 0 else ""
     )
-
-
-def _colors(names: Sequence[str]) -> dict[str, str]:
-    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}

@@ -27,7 +27,10 @@ from ..methods.warm_start import WarmStartConfig
 __all__ = ["Config", "made", "settings_label"]
 
 WEIGHTS = ("separate", "shared", "lora", "shared-lora")
-POSITIVE = ("batch_size", "iterations", "eval_prompts", "num_agents", "keep", "group_size", "alternate_every")
+POSITIVE = (
+    *("batch_size", "iterations", "eval_prompts", "eval_draws", "num_agents", "keep", "group_size"),
+    "alternate_every",
+)
 NOT_NEGATIVE = (
     *("exchange_every", "eval_every", "save_every", "threads", "seed"),
     *("max_new_tokens", "max_context", "mixing_anneal"),
@@ -81,9 +84,11 @@ class Config:
         batch_size: Episodes per iteration.
         iterations: Length of the run.
         seed: Of everything.
-        eval_every: Iterations between evaluations on held-out prompts; 0 evaluates only at the
+        eval_every: Iterations between evaluations on the validation split; 0 evaluates only at the
             start and the end.
-        eval_prompts: Held-out prompts per evaluation.
+        eval_prompts: Prompts per evaluation, of the validation split and at the end of the test
+            split.
+        eval_draws: Answers to each prompt of the test split, at the end.
         save_every: Iterations between checkpoints; 0 saves only at the end.
         keep: Checkpoints kept (the best one is kept besides).
         device, dtype: "cpu", "cuda", "auto"; "float32", "bfloat16".
@@ -125,6 +130,7 @@ class Config:
     seed: int = 0
     eval_every: int = 10
     eval_prompts: int = 128
+    eval_draws: int = 8
     save_every: int = 10
     keep: int = 2
     device: str = "cpu"

@@ -22,6 +22,7 @@ import torch
 
 from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.lm.model import LanguageModel
+from coevo_env.rewards.named import REWARDS
 
 from ..learners.policy import quiet
 from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
@@ -51,7 +52,8 @@ def read_config(
 
     Args:
         place: The run folder, or its config.json.
-        trusted: The task or learner of this kind that may be used, by the name of the setting.
+        trusted: The task, learner or reward of this kind that may be used, by the name of the
+            setting.
         uses: Settings that the caller is going to use.
 
     Raises:
@@ -71,8 +73,8 @@ def read_config(
             f"{path} is not readable ({type(error).__name__}: {error}); expected the JSON that `coevo train` wrote. "
             "Was it edited or cut short? Copy the config.json of a run with the same settings over it."
         ) from error
-    for name in uses:
-        if ":" in (spec := getattr(config, name)) and spec != (trusted or {}).get(name):
+    for name, spec in _code(config, uses):
+        if spec != (trusted or {}).get(name):
             raise ConfigError(
                 f"{path} names the {name} {spec!r}, code that would be imported and run; a run folder alone cannot ask "
                 f"for that. If you know it, repeat it: --{name} {spec} (in Python: read_config({str(place)!r}, "
@@ -85,7 +87,18 @@ def read_config(
 def repeated(config: Config, *uses: str) -> str:
     """What a command has to say once more of a run whose task or learner (`uses`) is code of one's
     own; see `read_config`."""
-    return "".join(f" --{name} {spec}" for name in uses if ":" in (spec := getattr(config, name)))
+    return "".join(f" --{name} {spec}" for name, spec in _code(config, uses))
+
+
+def _code(config: Config, uses: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The settings among `uses` that name code of one's own, which would be imported; with the task
+    also the reward that it is given."""
+    for name in uses:
+        if ":" in (spec := getattr(config, name)):
+            yield name, spec
+    reward = str(config.task_options.get("reward", ""))
+    if "task" in uses and ":" in reward and reward.partition(":")[0] not in REWARDS:
+        yield "reward", reward
 
 
 def provenance() -> dict[str, Any]:

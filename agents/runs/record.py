@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from coevo_env.errors import ConfigError
 
-__all__ = ["CURVES", "Curve", "Record", "read_record"]
+__all__ = ["CURVES", "Curve", "Record", "conditions", "read_record"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,14 @@ class Record:
         done = f"{self.iteration} of {total} iterations" if total else f"{self.iteration} iterations"
         return done if self.summary else f"{done}, unfinished"
 
+    @property
+    def measured(self) -> dict[str, Any] | None:
+        """On what the summary was measured; None where that is not known."""
+        found = self.summary.get("measured")
+        kinds = {"split": str, "prompts": int, "asked": int, "draws": int}
+        whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+        return found if whole else None
+
     def series(self, tag: str) -> tuple[list[float], list[float]]:
         """Iterations and values of a metric, where there are any."""
         points = [(row["iteration"], row[tag]) for row in self.metrics if tag in row]
@@ -120,6 +129,16 @@ class Record:
                 result[name] = {"before": rows[0], "after": rows[-1] if len(rows) > 1 else {}}
         return result
 
+    def ci95(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Agent -> "before" or "after" -> metric -> half width of its 95 % interval, where the
+        summary has them."""
+        found = {name: agent.get("ci95") for name, agent in self.summary.get("agents", {}).items()}
+        return {
+            name: {when: _finite(half[when]) for when in ("before", "after") if isinstance(half.get(when), dict)}
+            for name, half in found.items()
+            if isinstance(half, dict)
+        }
+
     def exchanges(self) -> list[tuple[float, float, float]]:
         """Stretches in which the first agent kept its seat: (first iteration, last iteration,
         seat); fractional where it changed within."""
@@ -132,6 +151,24 @@ class Record:
             else:
                 bands.append((x, x, seat))
         return bands
+
+
+def conditions(measured: Mapping[str, Any] | None) -> str:
+    """On what agents were measured, in words.
+
+    >>> conditions({"split": "test", "prompts": 2, "asked": 128, "draws": 8})
+    '2 prompts of the test split (128 asked, 2 there are), 8 draws each'
+    >>> conditions(None)  # a run of 0.1, which did not write it down
+    'held-out prompts'
+    """
+    if not measured:
+        return "held-out prompts"
+    prompts, asked, draws = measured["prompts"], measured["asked"], measured["draws"]
+    fewer = f" ({asked} asked, {prompts} there are)" if prompts < asked else ""
+    return (
+        f"{prompts} prompt{'s' * (prompts != 1)} of the {measured['split']} split{fewer}, "
+        f"{draws} draw{'s' * (draws != 1)} each"
+    )
 
 
 def read_record(directory: str | Path) -> Record:

@@ -31,7 +31,7 @@ from ..runs.folder import initial_model, make_folder, save_initial
 from .evaluate import evaluation_game
 from .opponents import Opponents
 
-__all__ = ["Parts", "assemble"]
+__all__ = ["Parts", "assemble", "use_threads"]
 
 
 @dataclass
@@ -45,8 +45,9 @@ class Parts:
         learners: One for each agent, or a single one where weights are shared.
         members: For each learner the numbers of its agents.
         game: Training episodes.
-        held_out: One agent alone on held-out prompts.
-        together: All agents on held-out prompts, where communication is measured.
+        held_out: One agent alone on the validation split, while the run goes.
+        final: One agent alone on the test split, when training is over.
+        together: All agents on the validation split, where communication is measured.
         opponents: Earlier selves, where there is a population.
     """
 
@@ -57,6 +58,7 @@ class Parts:
     members: list[list[int]]
     game: BatchEnv
     held_out: BatchEnv
+    final: BatchEnv
     together: BatchEnv | None
     opponents: Opponents | None
 
@@ -93,8 +95,7 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
         dtype=config.dtype,
         trust_remote_code=config.trust_remote_code,
     )
-    if threads := config.threads or (1 if base.module.num_parameters() < SMALL else 0):
-        torch.set_num_threads(threads)
+    use_threads(config, base)
     agents = agent_names(config.num_agents)
     rules, _ = build(task, base, **{**config.game(), "task_options": None})
     rules.check_contexts()  # of prompts that may be hours away
@@ -110,7 +111,16 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
     if config.shared:  # one policy has one KL and one coefficient
         game.controllers = game.controllers[:1] * config.num_agents
     held_out = evaluation_game(config, task, reference)
-    held_out.rules.check_contexts()
+    final = evaluation_game(config, task, reference, split="test", draws=config.eval_draws)
+    for evaluation in (held_out, final):
+        evaluation.rules.check_contexts()
+        if evaluation.batch_size < config.eval_prompts:
+            say(
+                f"note: evaluation on {evaluation.batch_size} prompts of the {evaluation.rules.split} split; "
+                f"eval_prompts={config.eval_prompts} asks for more than there are"
+            )
+    for line in task.notes:
+        say(f"note: {line}")
     if config.elastic.every:
         learners = [ElasticReset(learner, config.elastic) for learner in learners]
     opponents = Opponents(config, learners, members, agents, reference) if config.population.capacity else None
@@ -119,7 +129,14 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
         raise ConfigError(
             f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off."
         )
-    return Parts(agents, policies, reference, learners, members, game, held_out, together, opponents)
+    return Parts(agents, policies, reference, learners, members, game, held_out, final, together, opponents)
+
+
+def use_threads(config: Config, base: LanguageModel) -> None:
+    """Tells torch how many threads a run with this model has; its numbers depend on that in the
+    last bits."""
+    if threads := config.threads or (1 if base.module.num_parameters() < SMALL else 0):
+        torch.set_num_threads(threads)
 
 
 def _learning(

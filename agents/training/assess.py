@@ -1,61 +1,79 @@
-"""Saved agents evaluated again: those of a run, or any model beside the one that it was trained
-from.
+"""The final numbers: agents on the test split, with several draws for each prompt. Those of a run
+at its end, and of saved agents at any time after.
 
-One idea: a saved agent is a plain model, and it is asked exactly what the run asked the live one,
-so that the numbers of a run can be had again from what it left.
+One idea: a saved agent is a plain model, and it is asked exactly what the run asked, so that the
+numbers of a run can be had again from what it left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from coevo_env.errors import ConfigError
+from coevo_env.faces.batch import BatchEnv
 from coevo_env.lm.load import load_language_model
 from coevo_env.lm.model import LanguageModel
 from coevo_env.tasks import make_task
 
+from ..learners.learner import LEARNERS, Actor, find_learner
 from ..runs.config import Config
+from ..runs.folder import initial_model
+from .assemble import Parts, use_threads
 from .evaluate import Evaluation, evaluate, evaluation_game
 
-__all__ = ["Assessment", "assess"]
+__all__ = ["Assessment", "assess", "assess_run"]
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """Several models on the same held-out prompts.
+    """Several models on the same prompts.
 
     Attributes:
         task: Name of the task.
-        prompts: How many held-out prompts were answered, once each.
+        split: Of which the prompts are.
+        prompts, asked: How many were answered, and how many were asked for: there may be fewer.
+        draws: How many answers to each.
         results: Of each model by name; the first is the reference, unless `alone`.
         alone: Whether there is no reference but the models themselves, so that KL says nothing.
     """
 
     task: str
+    split: str
     prompts: int
+    asked: int
+    draws: int
     results: dict[str, Evaluation]
-    alone: bool
+    alone: bool = False
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Model -> metric -> value."""
-        return {
-            name: {key: value for key, value in result.metrics.items() if not (self.alone and key == "kl")}
-            for name, result in self.results.items()
-        }
+        return {name: self._known(result.metrics) for name, result in self.results.items()}
+
+    def ci95(self) -> dict[str, dict[str, float]]:
+        """Model -> metric -> half width of its 95 % t-interval over prompts."""
+        return {name: self._known(result.ci95) for name, result in self.results.items()}
+
+    def measured(self) -> dict[str, Any]:
+        """What was asked, as plain data."""
+        return {"split": self.split, "prompts": self.prompts, "asked": self.asked, "draws": self.draws}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"task": self.task, "prompts": self.prompts, "models": self.metrics()}
+        return {"task": self.task, **self.measured(), "models": self.metrics(), "ci95": self.ci95()}
+
+    def _known(self, values: Mapping[str, float]) -> dict[str, float]:
+        return {key: value for key, value in values.items() if not (self.alone and key == "kl")}
 
 
 def assess(config: Config, models: Mapping[str, str], reference: str | None = None) -> Assessment:
-    """Evaluates models, each alone.
+    """Evaluates saved models on the test split, each alone.
 
     Args:
-        config: Of the run that they belong to; its task, lengths, device and number of prompts
-            count.
+        config: Of the run that they belong to; its task, lengths, device and numbers of prompts and
+            draws count, and whether its learner plays a model otherwise than by sampling.
         models: Name -> directory or hub name.
         reference: The model to measure KL against; by default that of `config`.
 
@@ -65,19 +83,56 @@ def assess(config: Config, models: Mapping[str, str], reference: str | None = No
     task = make_task(config.task, **config.task_options)
 
     def load(spec: str) -> LanguageModel:
-        return load_language_model(spec, task, device=config.device, dtype=config.dtype)
+        return load_language_model(
+            spec, task, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+        )
 
     base = load(reference or config.model)
-    game = evaluation_game(config, task, base)
+    use_threads(config, base)
+    game = evaluation_game(config, task, base, split="test", draws=config.eval_draws)
     alone = reference is None and config.model in models.values()  # a KL of a model to itself says nothing
-    loaded = (
-        dict.fromkeys(models, base) if alone else {"reference": base, **{n: load(path) for n, path in models.items()}}
-    )
-    for name, model in loaded.items():
+    results = {} if alone else {"reference": evaluate(game, base, "reference")}
+    for name, spec in models.items():
+        model = base if alone else load(spec)  # one at a time: they may be large
         if model.vocab_size != base.vocab_size:
             raise ConfigError(
                 f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL "
                 "needs the same tokenizer. Give --reference, the model that it was trained from."
             )
-    results = {name: evaluate(game, model, name) for name, model in loaded.items()}
-    return Assessment(task.name, game.batch_size, results, alone)
+        results[name] = evaluate(game, _player(config, model), name)
+    return _assessment(config, game, results, alone)
+
+
+def assess_run(config: Config, directory: Path, parts: Parts) -> Assessment:
+    """Evaluates the agents of a run whose training is over and that have been saved: as they were
+    saved, since what is in memory rounds otherwise (an adapter beside its model, weights that
+    another place in memory holds). A policy of one's own that is no language model is evaluated as
+    it is.
+
+    Raises:
+        ConfigError: A saved model cannot be loaded.
+    """
+    policies = {name: learner.policy for name, learner in parts.named_learners()}  # by their first agents
+    same = {parts.agents[member]: parts.agents[members[0]] for members in parts.members for member in members}
+    if all(isinstance(getattr(policy, "lm", None), LanguageModel) for policy in policies.values()):
+        saved = {name: str(directory / "agents" / name) for name in policies}
+        results = assess(replace(config, model=initial_model(directory, config)), saved).results
+    else:
+        results = {"reference": evaluate(parts.final, parts.reference, "reference")}
+        results.update({name: evaluate(parts.final, policy, name) for name, policy in policies.items()})
+    results = {"reference": results["reference"], **{name: results[same[name]] for name in parts.agents}}
+    return _assessment(config, parts.final, results)
+
+
+def _player(config: Config, model: LanguageModel) -> Actor:
+    """Who plays a model: itself, or what the learner makes of it."""
+    learner = find_learner(config.learner) if config.learner in LEARNERS else None
+    plays = getattr(learner, "plays", None)
+    return model if plays is None else plays(model, config.settings)
+
+
+def _assessment(config: Config, game: BatchEnv, results: dict[str, Evaluation], alone: bool = False) -> Assessment:
+    rules = game.rules
+    return Assessment(
+        rules.task.name, rules.split, game.batch_size, config.eval_prompts, rules.group_size, results, alone
+    )

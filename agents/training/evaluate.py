@@ -1,13 +1,16 @@
-"""Evaluation of one agent alone on held-out prompts: no partner, no role, no partner's text.
+"""Evaluation of one agent alone on prompts that it does not learn from: no partner, no role, no
+partner's text.
 
-One idea: an evaluation is a game of one agent on the test split, played by the same engine as
-training, so that reward and KL mean the same thing in both. Prompts and sampling noise are the same
-at every evaluation of a run, so that curves move only when the agent does.
+One idea: an evaluation is a game of one agent, played by the same engine as training, so that
+reward and KL mean the same thing in both. What chooses anything while a run goes (the best
+checkpoint, adaptive roles) reads the validation split, once a prompt; the test split is read at the
+end, several times a prompt. Prompts and sampling noise are the same at every evaluation, so that
+curves move only when the agent does.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,57 +24,81 @@ from coevo_env.metrics import summarize
 
 from ..learners.learner import Actor
 from ..runs.config import Config
+from .intervals import half_width
 from .play import play
 
 __all__ = ["EVALUATION_SEED", "Evaluation", "describe", "evaluate", "evaluation_game"]
 
 EVALUATION_SEED = 20_000
-"""Seed of held-out prompts and of their sampling noise; the same for runs of any seed, so that runs
-are compared on the same prompts."""
+"""Seed of the prompts of evaluations and of their sampling noise; the same for runs of any seed, so
+that runs are compared on the same prompts."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One agent on held-out prompts.
+    """One agent on P prompts, with D draws for each.
 
     Attributes:
         metrics: reward, kl (nats per response, k1), entropy (nats per token), raw reward terms, and
-            `coevo_env.metrics.summarize`.
-        rewards: float64 (B,), task reward of each response.
-        transcripts: Every episode.
+            `coevo_env.metrics.summarize`, which depends on the number of responses and so is taken
+            of one draw for each prompt, and averaged over the draws.
+        rewards: float64 (P * D,), task reward of each response, the draws for a prompt in a row.
+        transcripts: The first draw for every prompt.
+        ci95: Half widths of 95 % t-intervals over prompts, of reward and kl; {} for one prompt.
     """
 
     metrics: dict[str, float]
     rewards: np.ndarray
     transcripts: list[dict[str, Any]]
+    ci95: dict[str, float] = field(default_factory=dict)
 
 
-def evaluation_game(config: Config, task: Task, reference: Any, num_agents: int = 1) -> BatchEnv:
-    """The game on the test split that belongs to a run: of one agent, or to see them together of
-    several."""
+def evaluation_game(
+    config: Config, task: Task, reference: Any, num_agents: int = 1, *, split: str = "validation", draws: int = 1
+) -> BatchEnv:
+    """The game on a split that belongs to a run: of one agent, or to see them together of several.
+    A batch is one draw for each prompt, as many rows as there are prompts; `draws` batches in a row
+    are about the same prompts (the rules' `group_size`)."""
     options = {**config.game(), "num_agents": num_agents, "roles": "never", "mixing": "own", "task_options": None}
     if num_agents == 1:
         options["context"] = "all"
-    options.update(kl=KLConfig(mode="loss"), group_size=1, seed=EVALUATION_SEED, split="test")
+    options.update(kl=KLConfig(mode="loss"), group_size=draws, seed=EVALUATION_SEED, split=split)
     rules, _ = build(task, reference, **options)
     return BatchEnv(min(config.eval_prompts, len(rules.prompts)), rules=rules, reference=reference)
 
 
 def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
-    """Plays the held-out prompts once and measures."""
-    game.reset(0)
+    """Plays the prompts of a game of `evaluation_game`, each as often as that says, and
+    measures."""
     game.agents = [name]
-    play(game, [policy])
-    (rollout,) = game.rollouts()
-    assert game.scores is not None
-    texts = [episode.turns[0].text for episode in game.episodes]
+    draws, size, eos = game.rules.group_size, game.batch_size, game.rules.eos_id
+    rewards, kl, tokens, logprob = np.zeros(size * draws), np.zeros(size * draws), 0, 0.0
+    terms: dict[str, list[np.ndarray]] = {}
+    texts: list[str] = []
+    ids: list[list[int]] = []
+    transcripts: list[dict[str, Any]] = []
+    for start in range(0, size * draws, size):  # as large as a batch of an evaluation in training
+        game.reset(start)
+        play(game, [policy])
+        (rollout,) = game.rollouts()
+        assert game.scores is not None
+        rewards[start : start + size], kl[start : start + size] = rollout.task_reward, rollout.kl.sum(1)
+        tokens, logprob = tokens + int(rollout.lengths.sum()), logprob + float(rollout.logprobs.sum())
+        for term, values in game.scores.terms.items():
+            terms.setdefault(term, []).append(values)
+        texts += [episode.turns[0].text for episode in game.episodes]
+        ids += rollout.token_lists()
+        transcripts += game.transcripts([row for row in range(size) if (start + row) % draws == 0])
+    diverse = [summarize(texts[draw::draws], ids[draw::draws], eos) for draw in range(draws)]
     metrics = {
-        "reward": float(rollout.task_reward.mean()),
-        **measure(rollout),
-        **{f"reward/{term}": float(values.mean()) for term, values in game.scores.terms.items()},
-        **summarize(texts, rollout.token_lists(), game.rules.eos_id),
+        "reward": float(rewards.mean()),
+        "kl": float(kl.mean()),
+        "entropy": -logprob / max(1, tokens),
+        **{f"reward/{term}": float(np.concatenate(values).mean()) for term, values in terms.items()},
+        **{key: float(np.mean([one[key] for one in diverse])) for key in diverse[0]},
     }
-    return Evaluation(metrics, rollout.task_reward, game.transcripts())
+    widths = {tag: half_width(all_.reshape(size, draws)) for tag, all_ in (("reward", rewards), ("kl", kl))}
+    return Evaluation(metrics, rewards, transcripts, {tag: w for tag, w in widths.items() if w is not None})
 
 
 def describe(game: BatchEnv, rollout: Rollout) -> tuple[dict[str, float], dict[str, np.ndarray]]:

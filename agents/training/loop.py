@@ -32,8 +32,9 @@ from ..runs.config import Config
 from ..runs.folder import claim, deferred_interrupt, extend, make_folder, repeated, write_config
 from ..runs.logbook import Logbook, lock
 from .assemble import assemble
+from .assess import assess_run
 from .evaluate import Evaluation, describe
-from .outcome import evaluate_agents, portrait, save_agents, transcripts, write_summary
+from .outcome import evaluate_agents, save_agents, transcripts, write_summary
 from .play import play
 from .state import State, forget, is_finite, restore, save_state
 
@@ -83,7 +84,6 @@ class Run:
         claim(self.directory, resume)
         self.parts = assemble(self.config, self.directory, say)
         self.keys: dict[int, set[str]] = {}  # metrics of each learner's last update
-        self.latest: dict[str, Evaluation] = {}
         self.whole = True  # whether the weights belong to a finished iteration
         self.saved = -1  # iteration of the last checkpoint that was written here
         locked = (
@@ -145,7 +145,7 @@ class Run:
         self.log.metrics(0, metrics)
         self.state.offsets = self.log.offsets()
         self.report(0, metrics)
-        self.state.before = {name: portrait(result) for name, result in evaluations.items()}
+        self.state.before = {name: result.metrics for name, result in evaluations.items()}
 
     def iterate(self) -> dict[str, float]:
         """One iteration: plays, updates, and where they are due evaluates and saves. Returns its
@@ -163,13 +163,13 @@ class Run:
         return metrics
 
     def finish(self) -> dict[str, Any]:
-        """Saves the run and its agents as plain models, and writes and returns the summary. A run
-        that ends before its last iteration can be resumed."""
+        """Saves the run and its agents as plain models, reads the test split, and returns the
+        summary that it writes. A run that ends before its last iteration can be resumed."""
         if self.saved < self.iteration and not self._saves():
             self.save()
-        evaluations = self.latest or evaluate_agents(self.parts)
         save_agents(self.directory, self.parts)
-        return write_summary(self.directory, self.iteration, self.config.task, self.state.before, evaluations)
+        assessed = assess_run(self.config, self.directory, self.parts)
+        return write_summary(self.directory, self.iteration, self.config.task, assessed)
 
     def save(self) -> None:
         """Writes a checkpoint of the iteration just finished, once."""
@@ -281,7 +281,6 @@ class Run:
         self.log.transcripts(self.iteration, state.pending["transcripts"])
         self.log.metrics(self.iteration, metrics)
         state.pending, state.best, state.offsets = {}, best, self.log.offsets()
-        self.latest = evaluations
         self.report(self.iteration, metrics)
         return metrics
 

@@ -6,19 +6,27 @@ here writes them again when it is resumed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..runs.checkpoint import CheckpointError, hint, replacing, write_json
-from .assemble import Parts
-from .evaluate import Evaluation, evaluate
+from coevo_env.errors import ConfigError
 
-__all__ = ["evaluate_agents", "portrait", "save_agents", "transcripts", "write_summary"]
+from ..methods.warm_start import WarmStartConfig
+from ..runs.checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
+from ..runs.config import Config
+from ..runs.folder import repeated
+from .assemble import Parts, assemble
+from .assess import Assessment
+from .evaluate import Evaluation, evaluate
+from .state import restore
+
+__all__ = ["evaluate_agents", "save_agents", "save_stopped", "transcripts", "write_summary"]
 
 
 def evaluate_agents(parts: Parts) -> dict[str, Evaluation]:
-    """Each agent alone; one policy of several agents is evaluated once."""
+    """Each agent alone on the validation split; one policy of several agents is evaluated once."""
     results: dict[str, Evaluation] = {}
     for learner, members in zip(parts.learners, parts.members, strict=True):
         result = evaluate(parts.held_out, learner.policy, parts.agents[members[0]])
@@ -40,15 +48,6 @@ def transcripts(parts: Parts, rows: Sequence[int], updated: Collection[int]) -> 
     return result
 
 
-def portrait(evaluation: Evaluation) -> dict[str, Any]:
-    """What the summary keeps of an evaluation."""
-    samples = [
-        {"prompt": t["prompt"], "text": t["turns"][0]["text"], "reward": t["turns"][0]["task_reward"]}
-        for t in evaluation.transcripts[:5]
-    ]
-    return {"metrics": evaluation.metrics, "samples": samples}
-
-
 def save_agents(directory: Path, parts: Parts) -> None:
     """Writes each agent as a directory that `AutoModelForCausalLM.from_pretrained` loads.
 
@@ -67,18 +66,56 @@ def save_agents(directory: Path, parts: Parts) -> None:
             ) from error
 
 
-def write_summary(
-    directory: Path, iteration: int, task: str, before: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
-) -> dict[str, Any]:
-    """Writes and returns `summary.json`: every agent before and after, with the same prompts side
-    by side."""
-    summary: dict[str, Any] = {"iterations": iteration, "task": task, "agents": {}}
-    for name, evaluation in evaluations.items():
-        old, new = before[name], portrait(evaluation)
-        samples = [
-            {"prompt": b["prompt"], "before": b["text"], "after": a["text"], "reward": [b["reward"], a["reward"]]}
-            for b, a in zip(old["samples"], new["samples"], strict=True)
-        ]
-        summary["agents"][name] = {"before": old["metrics"], "after": new["metrics"], "samples": samples}
+def save_stopped(directory: Path, config: Config, out: Path) -> int:
+    """Writes the agents of a run that has not finished, as its newest checkpoint has them, to
+    another folder; returns the iteration. Nothing in the run folder is touched.
+
+    Raises:
+        ConfigError: The run has no checkpoint yet, or a learner of one's own, which a run folder
+            alone cannot ask for.
+        CheckpointError: No checkpoint is whole.
+    """
+    resume = f"Continue the run with: coevo train --resume {directory}{repeated(config, 'task', 'learner')}"
+    if not checkpoints(directory / "checkpoints"):
+        raise ConfigError(f"{directory} has no saved agents and no checkpoint yet. {resume}")
+    if ":" in config.learner:
+        raise ConfigError(
+            f"{directory} has not finished, and its checkpoints are read by {config.learner}, code that a run folder "
+            f"cannot ask for. {resume}"
+        )
+    parts = assemble(replace(config, warm_start=WarmStartConfig()), directory, lambda line: None)
+    state = restore(directory, parts, lambda line: None, tidy=False)
+    save_agents(out, parts)
+    return state.iteration
+
+
+def write_summary(directory: Path, iteration: int, task: str, assessed: Assessment) -> dict[str, Any]:
+    """Writes and returns `summary.json`: every agent beside the model that it started from, with
+    the same prompts side by side."""
+    metrics, ci95 = assessed.metrics(), assessed.ci95()
+    before, *names = assessed.results
+    agents = {
+        name: {
+            "before": metrics[before],
+            "after": metrics[name],
+            "ci95": {"before": ci95[before], "after": ci95[name]},
+            "samples": _samples(assessed.results[before], assessed.results[name]),
+        }
+        for name in names
+    }
+    summary = {"iterations": iteration, "task": task, "measured": assessed.measured(), "agents": agents}
     write_json(directory / "summary.json", summary)
     return summary
+
+
+def _samples(before: Evaluation, after: Evaluation, count: int = 5) -> list[dict[str, Any]]:
+    """The first answers to some prompts."""
+    return [
+        {
+            "prompt": old["prompt"],
+            "before": old["turns"][0]["text"],
+            "after": new["turns"][0]["text"],
+            "reward": [old["turns"][0]["task_reward"], new["turns"][0]["task_reward"]],
+        }
+        for old, new in zip(before.transcripts[:count], after.transcripts[:count], strict=True)
+    ]

@@ -31,8 +31,8 @@ class State:
 
     Attributes:
         iteration: Finished iterations.
-        best: The highest held-out reward so far, and its iteration.
-        before: What each agent did before training, for the summary; {} until it has been measured.
+        best: The highest validation reward so far, and its iteration.
+        before: Metrics of each agent before training; {} until they have been measured.
         pending: What the iteration just finished still has to write down.
         offsets: Bytes of each log that belong to this state.
     """
@@ -88,15 +88,22 @@ def save_state(directory: Path, state: State, parts: Parts, keep: int) -> None:
     prune(directory / "checkpoints", state.iteration, keep, state.best[1])
 
 
-def restore(directory: Path, parts: Parts, say: Callable[[str], None]) -> State:
+def restore(directory: Path, parts: Parts, say: Callable[[str], None], tidy: bool = True) -> State:
     """Gives the parts the state of the newest checkpoint that is whole.
+
+    Args:
+        directory: The run folder.
+        parts: Of the same run.
+        say: Called with what a person should know.
+        tidy: Whether what a killed process left is removed; not where another may be writing it.
 
     Raises:
         CheckpointError: There are checkpoints, and none of them is.
     """
     folder = directory / "checkpoints"
-    for place in (folder, directory / "agents"):
-        sweep(place)
+    if tidy:
+        for place in (folder, directory / "agents"):
+            sweep(place)
     found = checkpoints(folder)
     for path in reversed(found):
         try:

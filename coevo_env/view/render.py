@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 from typing import Any
 
 __all__ = ["ansi", "fragment", "html", "number", "script", "style"]
@@ -25,7 +26,7 @@ Transcript = Mapping[str, Any]
 METRICS = (
     ("kl", "KL", "KL estimate at the token, nats: how far the agent moved from its reference model"),
     ("shaping", "KL reward", "what the KL shaping paid for the token"),
-    ("reward", "Reward", "KL reward at each token, and the team reward on the last one"),
+    ("return", "Return", "what was paid from this token to the end of the turn: KL rewards, and the team reward"),
     ("logprobs", "Log-prob", "log-probability of the token when it was sampled, nats"),
     ("values", "Value", "the agent's own estimate of the reward to come"),
     ("advantages", "Advantage", "how much better than expected the token turned out"),
@@ -38,6 +39,7 @@ NUMBERS = (
     ("kl", "KL"),
     ("shaping", "KL reward"),
     ("reward", "reward"),
+    ("return", "return"),
     ("values", "value"),
     ("advantages", "advantage"),
 )
@@ -52,7 +54,8 @@ def ansi(transcript: Transcript, color: bool = False) -> str:
         transcript: See `coevo_env.game.transcript`; an unfinished episode, or one with missing
             numbers, is fine.
         color: Adds terminal colours: the background of each token is its KL, blue above zero and
-            orange below.
+            orange below, as a last line says. Text on it is black, so that it can be read on any
+            terminal.
 
     >>> turn = {"agent": "llm1", "role": "pioneer", "text": "fine", "tokens": [4, 0]}
     >>> turn |= {"kl": [0.5, 0.0], "task_reward": 1.0, "team_reward": 2.0}
@@ -67,7 +70,8 @@ def ansi(transcript: Transcript, color: bool = False) -> str:
     def paint(code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if color and text else text
 
-    episode = _episode(transcript, _scales([transcript]))
+    scales = _scales([transcript])
+    episode = _episode(transcript, scales)
     labels = [f"{turn['agent']} ({turn['role']})" for turn in episode["turns"]]
     width = max(map(len, ["prompt", *labels]))
 
@@ -91,15 +95,21 @@ def ansi(transcript: Transcript, color: bool = False) -> str:
         lines += block(label, text)
         if turn["facts"]:
             lines += block("", paint("2", " · ".join(" ".join(fact) for fact in turn["facts"])))
+    if color and "kl" in scales:
+        ramp = "".join(_painted(" ", share / 4) or " " for share in range(-4, 5))
+        most = number(scales["kl"], sign=False)
+        lines += block("", f"KL of a token  −{most} {ramp} +{most} nats")
     return "\n".join(lines)
 
 
 def _painted(shown: str, heat: float | None) -> str:
+    """A token on a light background of its own with dark text, which suits light and dark
+    terminals."""
     if not heat:
         return shown
-    red, green, blue = (20, 110, 180) if heat > 0 else (200, 100, 0)
-    share = 0.25 + 0.75 * abs(heat)
-    return f"\x1b[38;2;255;255;255;48;2;{int(red * share)};{int(green * share)};{int(blue * share)}m{shown}\x1b[0m"
+    full, share = (104, 170, 232) if heat > 0 else (244, 158, 76), 0.2 + 0.8 * abs(heat)
+    red, green, blue = (round(240 + (part - 240) * share) for part in full)
+    return f"\x1b[38;2;20;20;20;48;2;{red};{green};{blue}m{shown}\x1b[0m"
 
 
 def _join(pieces: list[str], spaced: bool) -> str:
@@ -148,16 +158,18 @@ def html(transcripts: Sequence[Transcript], title: str = "Transcripts") -> str:
     )
 
 
-def fragment(transcripts: Sequence[Transcript]) -> str:
+def fragment(transcripts: Sequence[Transcript], agents: Sequence[str] | None = None) -> str:
     """The episodes and the choice of metric, to be put into a page that also holds `style()` and,
-    once, `script()`."""
+    once, `script()`. Agents have the colours of their places in `agents`, by default those that
+    speak here, `llm2` before `llm10`."""
     scales = _scales(transcripts)
     known = [
         {"key": key, "label": label, "help": text, "scale": number(scales[key], sign=False, digits=2)}
         for key, label, text in METRICS
         if key in scales
     ]
-    names = sorted({str(turn.get("agent", "")) for transcript in transcripts for turn in transcript.get("turns", [])})
+    here = {str(turn.get("agent", "")) for transcript in transcripts for turn in transcript.get("turns", [])}
+    names = list(dict.fromkeys([*(agents or ()), *sorted(here, key=lambda name: (len(name), name))]))
     episodes = [_episode(transcript, scales, {name: i for i, name in enumerate(names)}) for transcript in transcripts]
     return _template("transcripts.html.j2").render(episodes=episodes, metrics=known)
 
@@ -221,7 +233,7 @@ def _turn(turn: Mapping[str, Any], scales: Mapping[str, float], color: int) -> d
     pieces = list(turn.get("pieces") or [])
     pieces += [str(i) for i in ids[len(pieces) :]]
     text, context = _plain(str(turn.get("text") or "")), turn.get("context")
-    series = {key: _series(turn, key) for key, _ in NUMBERS}
+    series = {key: _series(turn, key) for key in dict.fromkeys([key for key, *_ in (*NUMBERS, *METRICS)])}
     tokens = []
     for position, (token, piece) in enumerate(zip(ids, pieces, strict=False)):
         row = {
@@ -273,6 +285,9 @@ def _turn(turn: Mapping[str, Any], scales: Mapping[str, float], color: int) -> d
 
 
 def _series(turn: Mapping[str, Any], key: str) -> list[Any]:
+    if key == "return":  # the words that earned the reward, and not the KL that they cost alone
+        paid = [value if _finite(value) else 0.0 for value in _series(turn, "reward")]
+        return list(accumulate(reversed(paid)))[::-1]
     if key != "reward":
         return list(turn.get(key) or [])
     ids, shaping, team = turn.get("tokens") or [], turn.get("shaping"), turn.get("team_reward")

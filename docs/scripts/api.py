@@ -66,10 +66,14 @@ MODULES = (
     ),
     *(
         "coevo_agents.training.evaluate",
+        "coevo_agents.training.assess",
         "coevo_agents.methods.communication",
         "coevo_agents.methods.population",
         "coevo_agents.runs.record",
         "coevo_agents.pages.terminal",
+        "coevo_agents.pages.progress",
+        "coevo_agents.pages.tables",
+        "coevo_agents.pages.report",
     ),
 )
 """In the order of the page; modules that are not here are internal and may change at any time."""

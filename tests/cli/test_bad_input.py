@@ -139,7 +139,10 @@ FAULTY_REWARDS = [
         "my_tasks:short",
         ["task 'mine', reward 'mine'", "returned 1 values for 2 responses", "expected one float for each"],
     ),
-    ("my_tasks:nan", ["task 'mine', reward 'mine'", "returned nan for the response", "to prompt", "of the test split"]),
+    (
+        "my_tasks:nan",
+        ["task 'mine', reward 'mine'", "returned nan for the response", "to prompt", "of the validation split"],
+    ),
     ("my_tasks:text", ["task 'mine', reward 'mine'", "'good', a str", "the response", "expected a list of floats"]),
     (
         "my_tasks:raising",

@@ -156,7 +156,7 @@ def test_train_by_words_is_train_by_settings(model, run, command, tmp_path):
     assert_same_run(tmp_path / "a" / "run", run)
     assert f"Run folder: {tmp_path / 'a' / 'run'}\n" in out  # not broken by the width of the terminal
     assert f"coevo show {tmp_path / 'a' / 'run'}\n" in out and f"coevo play {tmp_path / 'a' / 'run'}\n" in out
-    assert "llm1" in out and "llm2" in out and "before" in out and "held-out reward" in out
+    assert "llm1" in out and "llm2" in out and "before" in out and "validation reward" in out
 
 
 def test_train_makes_a_folder_of_its_own(model, command, tmp_path, monkeypatch):
@@ -217,16 +217,16 @@ def test_eval_measures_what_the_run_measured(run, command):
     out = command("eval", run)
     last = json.loads((run / "summary.json").read_text())["agents"]
     row = next(line for line in out.splitlines() if re.match(r"\W*reward\b(?!/)", line))
-    numbers = re.findall(r"-?\d+\.\d+", row)
+    numbers = re.findall(r"-?\d+\.\d+(?= ±)", row)
     assert numbers[1:] == [f"{last[name]['after']['reward']:.4f}" for name in ("llm1", "llm2")]
     one = command("eval", run / "agents" / "llm2")
     row = next(line for line in one.splitlines() if re.match(r"\W*reward\b(?!/)", line))
-    assert re.findall(r"-?\d+\.\d+", row) == [numbers[0], numbers[2]]
+    assert re.findall(r"-?\d+\.\d+(?= ±)", row) == [numbers[0], numbers[2]]
 
 
 def test_eval_of_a_plain_model(model, command):
     out = command("eval", model, "--task", "toy", "--prompts", 1)
-    assert "1 held-out prompts" in out and "tiny" in out
+    assert "1 prompt of the test split, 8 draws each" in out and "tiny" in out
     assert "reference" not in out.split("No KL:")[0] and not re.search(
         r"^\W*kl\b", out, re.MULTILINE
     )  # it would be 0 to itself
@@ -246,8 +246,8 @@ def test_eval_of_an_agent_saved_outside_a_run(run, model, command, tmp_path):
         )
 
     assert "reference" in told and "No KL" not in told
-    assert numbers(told, "kl") == numbers(inside, "kl") and float(numbers(told, "kl")[1]) != 0
-    assert numbers(out, "reward") == numbers(inside, "reward")[1:]
+    assert numbers(told, "kl") == numbers(inside, "kl") and float(numbers(told, "kl")[2]) != 0
+    assert numbers(out, "reward") == numbers(inside, "reward")[2:]  # each with its interval
 
 
 def test_play_answers_prompts_given_and_typed(run, command):

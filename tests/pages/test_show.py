@@ -10,7 +10,10 @@ import pytest
 from rich.console import Console
 
 from coevo_agents.pages.charts import braille, svg, thin, ticks
-from coevo_agents.pages.terminal import page, play, progress, summary_table, terminal
+from coevo_agents.pages.progress import progress
+from coevo_agents.pages.report import page
+from coevo_agents.pages.tables import summary_table
+from coevo_agents.pages.terminal import play, terminal
 from coevo_agents.runs.config import Config
 from coevo_agents.runs.record import read_record
 from coevo_agents.runs.settings import to_dict
@@ -245,7 +248,7 @@ def test_progress_reports_and_the_summary_is_a_table():
             report(i, metrics(i, evaluate=i % 3 == 0))
     console.print(summary_table(summary()))
     text = stream.getvalue()
-    assert "iteration    0: held-out reward" in text
+    assert "iteration 0 of 3: validation reward" in text
     assert "+0.155 (KL 0.30)" in text
     assert "0.125 → 0.625" in text
     assert EVIL in text

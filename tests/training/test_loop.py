@@ -39,7 +39,7 @@ def test_a_run_writes_what_it_promises(alone, model):
     assert {row["iteration"] for row in lines(alone, "transcripts.jsonl")} == {2, 4, 6}
     summary = json.loads((alone / "summary.json").read_text())
     assert summary["iterations"] == 6
-    assert summary["agents"]["llm1"]["after"]["reward"] == rows[-1]["llm1/eval/reward"]
+    assert summary["measured"] == {"split": "test", "prompts": 2, "asked": 128, "draws": 8}
     assert read_config(alone) == config(model)
     record = json.loads((alone / "config.json").read_text())
     assert record["provenance"]["versions"]["torch"] == torch.__version__
@@ -184,7 +184,7 @@ def test_an_evaluation_is_of_one_agent_alone_on_plain_held_out_prompts(model, tm
     result = evaluate(run.parts.held_out, spy, "llm2")
     task = run.parts.game.rules.task
     assert sorted(spy.contexts) == sorted(
-        tokenizer.encode(task.templates["pioneer"].format(prompt=prompt)) for prompt in task.test
+        tokenizer.encode(task.templates["pioneer"].format(prompt=prompt)) for prompt in task.validation
     )
     assert not set(task.test) & set(task.train)
     assert {turn["agent"] for transcript in result.transcripts for turn in transcript["turns"]} == {"llm2"}

@@ -81,6 +81,7 @@ def test_every_token_is_shown_with_its_numbers():
         "KL": "+0.500",
         "KL reward": "−0.050",
         "reward": "−0.050",
+        "return": "+0.650",
         "value": "+0.100",
         "advantage": "+1.000",
     }
@@ -95,6 +96,49 @@ def test_heat_is_signed_and_within_one():
     assert [float(row["--shaping"]) for row in styles] == [-1.0, 0.0, -1.0]
     assert all(-1 <= float(value) <= 1 for row in styles for value in row.values())
     assert "--values" not in tokens[0]["style"]
+
+
+def test_words_that_earned_the_reward_are_not_painted_as_cost():
+    """Each token is coloured by what is still paid from it on: here -0.05, 0 and -0.05 + 0.75."""
+    tokens = Page(html([episode()])).tokens
+    styles = [dict(part.split(":") for part in token["style"].strip(";").split(";")) for token in tokens]
+    told = [dict(line.split(": ") for line in token["title"].split("\n"))["return"] for token in tokens]
+    assert told == ["+0.650", "+0.700", "+0.700"]
+    assert [float(row["--return"]) > 0.9 for row in styles] == [True] * 3
+
+
+def contrast(one, other):
+    """Of two colours (R, G, B), by WCAG 2.2."""
+
+    def luminance(color):
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (p / 255 for p in color)]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_every_token_can_be_read_on_every_heat(theme):
+    """Also <eos>: its colour is that of the text, on the card or on full heat."""
+    block = style().split(":root {")[1 + theme].split("}")[0]
+    ink, card = (
+        [int(re.search(rf"--{name}: #(\w+)", block)[1][i : i + 2], 16) for i in (0, 2, 4)] for name in ("ink", "card")
+    )
+    full = float(re.search(r"--full: ([.\d]+)", block)[1])
+    assert re.search(r"\.mark \{ color: var\(--ink\)", style())
+    assert contrast(ink, card) >= 4.5
+    for name in ("plus", "minus"):
+        heat = [int(part) for part in re.search(rf"--{name}: ([\d ]+)", block)[1].split()]
+        assert contrast(ink, [full * h + (1 - full) * c for h, c in zip(heat, card, strict=True)]) >= 4.5
+
+
+def test_the_heat_of_a_terminal_has_a_legend_and_can_be_read():
+    text = ansi(episode(turn(kl=[0.5, -0.5, 0.1])), color=True)
+    assert "KL of a token  −0.500" in text.split("\n")[-1] and "+0.500 nats" in text.split("\n")[-1]
+    for front, back in re.findall(r"38;2;([\d;]+);48;2;([\d;]+)m", text):
+        assert contrast([int(p) for p in front.split(";")], [int(p) for p in back.split(";")]) >= 4.5
+    assert "KL of a token" not in ansi(episode())
 
 
 def test_text_of_models_is_never_markup():
@@ -177,7 +221,7 @@ def test_keyboard_reaches_the_first_token_of_each_turn_and_every_metric():
     assert [token["tabindex"] for token in page.tokens] == ["0", "-1", "-1"] * 2
     radios = [attributes["id"] for tag, attributes in page.tags if tag == "input"]
     labels = [attributes["for"] for tag, attributes in page.tags if tag == "label"]
-    assert radios == labels == ["heat-kl", "heat-shaping", "heat-reward", "heat-logprobs"]
+    assert radios == labels == ["heat-kl", "heat-shaping", "heat-return", "heat-logprobs"]
 
 
 def test_parts_make_the_page():
