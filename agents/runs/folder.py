@@ -6,7 +6,6 @@ made.
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import signal
@@ -26,6 +25,8 @@ from coevo_env.lm.model import LanguageModel
 from ..learners.policy import quiet
 from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
 from .config import Config
+from .door import check_folder, refuse_link
+from .schema import ConfigFile, read_json
 from .settings import from_dict, to_dict
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "make_folder",
     "provenance",
     "read_config",
+    "read_saved",
     "repeated",
     "save_initial",
     "write_config",
@@ -57,20 +59,18 @@ def read_config(
     Raises:
         ConfigError: There is none, it cannot be read, or it names code that is not in `trusted`.
     """
-    path = Path(place) if Path(place).suffix == ".json" else Path(place) / "config.json"
+    path = Path(place)
+    if path.suffix != ".json" or path.is_dir():
+        path = path / "config.json"
+        if path.is_symlink() or path.exists():
+            check_folder(Path(place))
+    record = read_saved(path)
     try:
-        config = from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(
-            f"{place} is no run folder: it has no config.json. Give the folder that `coevo train` printed."
-        ) from None
+        config = from_dict(record["config"])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error} Was it edited?") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is not readable ({type(error).__name__}: {error}); expected the JSON that `coevo train` wrote. "
-            "Was it edited or cut short? Copy the config.json of a run with the same settings over it."
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not readable ({type(error).__name__}: {error}); {COPY}") from error
     for name in uses:
         if ":" in (spec := getattr(config, name)) and spec != (trusted or {}).get(name):
             raise ConfigError(
@@ -80,6 +80,26 @@ def read_config(
             )
     config = replace(config, trust_remote_code=False)
     return config.complete() if "learner" in uses else config
+
+
+COPY = (
+    "expected the JSON that `coevo train` wrote. Was it edited or cut short? Copy the config.json of a run with the "
+    "same settings over it."
+)
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """What a config.json holds: settings, provenance and digests of what the run rests on.
+
+    Raises:
+        ConfigError: It is not there, or holds something else.
+    """
+    try:
+        return read_json(path, ConfigFile, ConfigError, advice=COPY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"{path.parent} is no run folder: it has no config.json. Give the folder that `coevo train` printed."
+        ) from None
 
 
 def repeated(config: Config, *uses: str) -> str:
@@ -125,12 +145,16 @@ def claim(directory: Path, resume: bool) -> None:
     a run that was stopped before it began has left is cleared away.
 
     Raises:
-        ConfigError: The folder is not what is needed.
+        ConfigError: The folder is not what is needed, or holds links.
     """
     try:
+        if resume and directory.is_dir():
+            check_folder(directory)
         taken = (directory / "config.json").exists()
         traces = taken or bool(checkpoints(directory / "checkpoints"))
         held = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+        for name in held:
+            refuse_link(directory, directory / name)
         others = [name for name in held if name[0] != "." and not (name in BEGUN and _is_leftover(directory / name))]
     except OSError as error:
         raise ConfigError(
@@ -153,6 +177,9 @@ def claim(directory: Path, resume: bool) -> None:
             f"{', '.join(others[:4])}{', ...' if others[4:] else ''}. A run writes files of its own; "
             "choose a new or empty folder with --out."
         )
+    for name in BEGUN:
+        if (directory / name).is_dir():
+            check_folder(directory / name)
     if "initial" in held:
         try:
             shutil.rmtree(directory / "initial")
@@ -190,7 +217,7 @@ def write_config(directory: Path, config: Config) -> None:
     """The resolved settings, as they are now, and where the run was started."""
     path, record = directory / "config.json", {"config": to_dict(config), "provenance": provenance()}
     if path.exists():  # resumed, perhaps with more iterations
-        record["provenance"] = json.loads(path.read_text(encoding="utf-8")).get("provenance", record["provenance"])
+        record["provenance"] = read_saved(path).get("provenance", record["provenance"])
     write_json(path, record)
 
 

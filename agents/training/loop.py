@@ -90,7 +90,7 @@ class Run:
             lock(self.directory) if resume else None
         )  # first: restoring tidies up what another process may be writing
         try:
-            self.state = restore(self.directory, self.parts, say) if resume else State()
+            self.state = restore(self.directory, self.parts, say, config.keep) if resume else State()
             if self.iteration > config.iterations:
                 raise ConfigError(
                     f"the run in {self.directory} is at iteration {self.iteration}; expected iterations >= that, got "

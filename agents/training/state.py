@@ -20,6 +20,7 @@ from coevo_env.game.roles import AdaptiveRoles
 
 from ..runs.checkpoint import CheckpointError, checkpoints, load, prune, save, sweep
 from ..runs.config import Config
+from ..runs.door import check_folder
 from .assemble import Parts
 
 __all__ = ["State", "forget", "is_finite", "restore", "save_state"]
@@ -88,12 +89,15 @@ def save_state(directory: Path, state: State, parts: Parts, keep: int) -> None:
     prune(directory / "checkpoints", state.iteration, keep, state.best[1])
 
 
-def restore(directory: Path, parts: Parts, say: Callable[[str], None]) -> State:
-    """Gives the parts the state of the newest checkpoint that is whole.
+def restore(directory: Path, parts: Parts, say: Callable[[str], None], keep: int) -> State:
+    """Gives the parts the state of the newest checkpoint that is whole, and removes those before it
+    that are not to be kept: a kill can come between the writing of one and that.
 
     Raises:
-        CheckpointError: There are checkpoints, and none of them is.
+        ConfigError: The folder holds links.
+        CheckpointError: There are checkpoints, and none of them is whole.
     """
+    check_folder(directory)
     folder = directory / "checkpoints"
     for place in (folder, directory / "agents"):
         sweep(place)
@@ -104,6 +108,7 @@ def restore(directory: Path, parts: Parts, say: Callable[[str], None]) -> State:
         except CheckpointError as error:
             say(f"skipped: {error}")
             continue
+        prune(folder, state.iteration, keep, state.best[1], later=True)
         say(f"resumed from {path}")
         return state
     if found:
@@ -128,8 +133,8 @@ def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, An
         if isinstance(parts.game.rules.roles, AdaptiveRoles):
             parts.game.rules.roles.load_state_dict(meta["roles"])
         best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
-        return State(int(meta["iteration"]), best, meta["before"], meta["pending"], meta["offsets"])
-    except (KeyError, TypeError, ValueError) as error:
+        return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint belongs to another run or version: {type(error).__name__}: {error}"
         ) from error
