@@ -6,6 +6,7 @@ made.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import signal
@@ -26,10 +27,13 @@ from ..learners.policy import quiet
 from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
 from .config import Config
 from .door import check_folder, refuse_link
+from .inputs import FREE, compare, settings_digest
 from .schema import ConfigFile, read_json
 from .settings import from_dict, to_dict
 
 __all__ = [
+    "Interrupted",
+    "check_inputs",
     "claim",
     "deferred_interrupt",
     "extend",
@@ -40,6 +44,7 @@ __all__ = [
     "read_saved",
     "repeated",
     "save_initial",
+    "stopped",
     "write_config",
 ]
 
@@ -213,12 +218,50 @@ def extend(error: CoevoError, text: str) -> None:
         error.msg = error.args[0]
 
 
-def write_config(directory: Path, config: Config) -> None:
-    """The resolved settings, as they are now, and where the run was started."""
-    path, record = directory / "config.json", {"config": to_dict(config), "provenance": provenance()}
+def write_config(directory: Path, config: Config, rests_on: Mapping[str, Any]) -> None:
+    """The resolved settings, as they are now, where the run was started, and digests of what it
+    rests on (`coevo_agents.runs.inputs`)."""
+    path, settings = directory / "config.json", to_dict(config)
+    record = {"config": settings, "provenance": provenance(), "inputs": dict(rests_on)}
     if path.exists():  # resumed, perhaps with more iterations
         record["provenance"] = read_saved(path).get("provenance", record["provenance"])
+    record["inputs"]["settings"] = settings_digest(settings)
     write_json(path, record)
+
+
+def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Whether a run that goes on does so with what it was made with.
+
+    Args:
+        directory: The run folder.
+        config: The settings that it is to go on with.
+        rests_on: Digests of what is there now.
+        say: Called where the run is older than digests.
+
+    Raises:
+        ConfigError: Something differs.
+    """
+    saved = read_saved(directory / "config.json")
+    pinned = saved.get("inputs")
+    if pinned is None:
+        say(
+            f"{directory} has no digests of its model, task and settings, as runs before 0.2 have none: whether they "
+            "are still the same was not checked. From here on it has those of now."
+        )
+        return
+    if pinned["settings"] != settings_digest(saved["config"]):
+        raise ConfigError(
+            f"the settings in {directory / 'config.json'} are not those that the run was started with: the file was "
+            "edited. Put back what was changed, or start a new run with: coevo train --config "
+            f"{directory / 'config.json'}"
+        )
+    ours, theirs = to_dict(config), to_dict(from_dict(saved["config"]).complete())
+    if changed := [name for name in ours if name not in FREE and ours[name] != theirs.get(name)]:
+        what = ", ".join(f"{name} is {ours[name]!r} and was {theirs.get(name)!r}" for name in changed)
+        raise ConfigError(f"the run in {directory} was started with other settings: {what}. Only {FREE[0]} may change.")
+    compare(
+        pinned, {kind: values for kind, values in rests_on.items() if kind != "settings"}, f"the run in {directory}"
+    )
 
 
 def initial_model(directory: Path, config: Config) -> str:
@@ -260,24 +303,62 @@ def save_initial(base: LanguageModel, directory: Path) -> None:
         ) from error
 
 
+class Interrupted(CoevoError):
+    """The run was stopped by a signal after it saved itself.
+
+    Attributes:
+        code: Exit status of a command: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+
+    def __init__(self, message: str, signal: int = 2):
+        super().__init__(message)
+        self.code = 128 + signal
+
+
+def stopped(directory: Path, config: Config, iteration: int, number: int) -> Interrupted:
+    """What a run ends with that was told to stop by a signal of this number."""
+    return Interrupted(
+        f"stopped after iteration {iteration} of {config.iterations}; everything is saved. Continue with: coevo train "
+        f"--resume {directory}{repeated(config, 'task', 'learner')}",
+        number,
+    )
+
+
 @contextmanager
-def deferred_interrupt(say: Callable[[str], None]) -> Iterator[list[bool]]:
-    """Turns the first Ctrl-C into a note that the loop reads at the end of an iteration; the second
-    one stops at once."""
-    noted: list[bool] = []
+def deferred_interrupt(say: Callable[[str], None]) -> Iterator[list[int]]:
+    """Turns the first Ctrl-C, SIGTERM (a scheduler that needs the machine) or SIGHUP (a terminal
+    that is closed) into a note of its number, which the loop reads at the end of an iteration; the
+    second one stops at once. Who had a signal ignored, as `nohup` does, keeps it ignored."""
+    noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
         if noted:
-            raise KeyboardInterrupt
-        noted.append(True)
-        say("finishing this iteration, then saving (press Ctrl-C again to stop at once)")
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)
+        noted.append(number)
+        if number != signal.SIGINT and number != signal.SIGTERM:
+            _leave_terminal()
+        again = "press Ctrl-C again" if number == signal.SIGINT else f"send {signal.Signals(number).name} again"
+        with suppress(OSError, ValueError):  # there may be nobody left to tell
+            say(f"finishing this iteration, then saving ({again} to stop at once)")
 
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: whoever owns it decides
-        yield noted
-        return
+    previous: dict[int, Any] = {}
+    with suppress(ValueError):  # not in the main thread: whoever owns it decides
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                previous[number] = signal.signal(number, note)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _leave_terminal() -> None:
+    """What is printed after a terminal is gone would be an error in mid-run."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

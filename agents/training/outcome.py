@@ -26,13 +26,14 @@ def evaluate_agents(parts: Parts) -> dict[str, Evaluation]:
     return results
 
 
-def transcripts(parts: Parts, rows: Sequence[int], updated: Collection[int]) -> list[dict[str, Any]]:
-    """Episodes of the batch just played, with what the learners of the agents `updated` by it let
-    people see."""
+def transcripts(parts: Parts, rows: Sequence[int], updated: Collection[int], iteration: int) -> list[dict[str, Any]]:
+    """Episodes of the batch just played, with the iteration of the weights that spoke, and what the
+    learners of the agents `updated` by it let people see."""
     result = parts.game.transcripts(rows)
     for row, transcript in zip(rows, result, strict=True):
         for turn in transcript["turns"]:
             agent = parts.agents.index(turn["agent"])
+            turn["weights"] = parts.opponents.spoke(agent, iteration) if parts.opponents else iteration
             seen = getattr(parts.learner(agent), "inspection", {}) if agent in updated else {}
             # row b of a learner's rollout is episode b of the batch, as each agent has one turn in
             # each

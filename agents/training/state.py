@@ -134,6 +134,8 @@ def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, An
             parts.game.rules.roles.load_state_dict(meta["roles"])
         best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
         return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"])
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint belongs to another run or version: {type(error).__name__}: {error}"
