@@ -19,7 +19,7 @@ import numpy as np
 from coevo_env.errors import CoevoError, ConfigError
 
 from .checkpoint import hint
-from .door import check_plain
+from .door import check_folder, check_plain
 
 __all__ = ["LogError", "Logbook", "lock"]
 
@@ -144,9 +144,11 @@ def lock(directory: Path) -> TextIO:
     behind.
 
     Raises:
-        ConfigError: Another process has it, or it is a link.
+        ConfigError: Another process has it, or the folder holds links.
         LogError: The file cannot be written.
     """
+    if directory.is_dir():
+        check_folder(directory)
     check_plain(directory / FILES[0], written=True)
     try:
         stream = (directory / FILES[0]).open("a", encoding="utf-8")

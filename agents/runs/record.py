@@ -164,14 +164,14 @@ def read_record(directory: str | Path) -> Record:
     check_folder(directory)
     record = Record(directory)
     saved = _object(record, "config.json", ConfigFile, "It belongs to every run; the settings are not shown.")
-    record.config, record.provenance = saved.get("config", {}), saved.get("provenance", {})
+    record.config, record.provenance = _shown(saved.get("config", {})), _shown(saved.get("provenance", {}))
     rows: dict[float, dict[str, float]] = {}
     for row in _lines(record, "metrics.jsonl", Metrics):
         # a resumed run may have written an iteration twice; the later one counts
         rows[row["iteration"]] = _finite(row)
     record.metrics = [rows[x] for x in sorted(rows)]
     record.transcripts = _lines(record, "transcripts.jsonl", Episode)
-    record.summary = _object(record, "summary.json", SummaryFile, "")
+    record.summary = _shown(_object(record, "summary.json", SummaryFile, ""))
     if not record.metrics:
         record.notes.append("No iteration has been written yet.")
     return record
@@ -225,6 +225,15 @@ def _lines(record: Record, name: str, schema: Any) -> list[dict[str, Any]]:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         record.notes.append(f"{name} has what a run does not write, and it was left out ({wrong[0]}{more}).")
     return rows
+
+
+def _shown(data: Any) -> Any:
+    """Plain data with every name and text in them as it can be printed."""
+    if isinstance(data, dict):
+        return {printable(key): _shown(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_shown(value) for value in data]
+    return printable(data) if isinstance(data, str) else data
 
 
 def _finite(row: dict[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ here writes them again when it is resumed.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from .assemble import Parts
 from .evaluate import Evaluation, evaluate
 
 __all__ = ["evaluate_agents", "portrait", "save_agents", "transcripts", "write_summary"]
+
+
+TOKENIZER = "tokenizer_config.json"
 
 
 def evaluate_agents(parts: Parts) -> dict[str, Evaluation]:
@@ -61,6 +65,9 @@ def save_agents(directory: Path, parts: Parts) -> None:
         try:
             with replacing(folder) as partial:
                 parts.learner(number).policy.save_pretrained(partial)
+                # transformers adds where it was loaded from, which is another place after a resume
+                if (warm := directory / "initial" / TOKENIZER).is_file() and (partial / TOKENIZER).is_file():
+                    shutil.copyfile(warm, partial / TOKENIZER)
         except Exception as error:  # safetensors and transformers have errors of their own
             raise CheckpointError(
                 f"agent {name} could not be saved in {folder}: {error}. {hint(error)}, then continue with: coevo train "
