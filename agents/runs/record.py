@@ -170,7 +170,7 @@ def read_record(directory: str | Path) -> Record:
         # a resumed run may have written an iteration twice; the later one counts
         rows[row["iteration"]] = _finite(row)
     record.metrics = [rows[x] for x in sorted(rows)]
-    record.transcripts = _lines(record, "transcripts.jsonl", Episode)
+    record.transcripts = [_named(row) for row in _lines(record, "transcripts.jsonl", Episode)]
     record.summary = _shown(_object(record, "summary.json", SummaryFile, ""))
     if not record.metrics:
         record.notes.append("No iteration has been written yet.")
@@ -234,6 +234,17 @@ def _shown(data: Any) -> Any:
     if isinstance(data, list):
         return [_shown(value) for value in data]
     return printable(data) if isinstance(data, str) else data
+
+
+def _named(episode: dict[str, Any]) -> dict[str, Any]:
+    """An episode with its names as they can be printed; what was said is shown by
+    `coevo_env.view.render`, which has signs of its own for such characters."""
+
+    def named(part: dict[str, Any], *keys: str) -> dict[str, Any]:
+        return {**part, **_shown({key: part[key] for key in keys if key in part})}
+
+    turns = [named(turn, "agent", "role", "terms") for turn in episode["turns"]]
+    return {**named(episode, "task", "split"), "turns": turns}
 
 
 def _finite(row: dict[str, Any]) -> dict[str, float]:

@@ -355,4 +355,4 @@ def test_names_that_are_not_escaped_are_noticed(run, monkeypatch):
     escapes(run / "metrics.jsonl")
     assert any("an escape is printed" in what for what in wrong(run, "show"))
     escapes(run / "config.json")
-    assert any("an escape is printed" in what for what in wrong(run, "settings"))
+    assert any("an escape is printed" in what for what in wrong(run, "page"))
