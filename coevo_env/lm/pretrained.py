@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, first_line
+from .bounds import refuse_absurd
 from .names import hub_advice, resolve
 from .tokenizer import TextTokenizer
 
@@ -30,6 +31,7 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     precision, target = pick_dtype(dtype), pick_device(device)
     path = resolve(spec)
     refuse_adapter(path)
+    refuse_absurd(path)
     key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     bar = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
