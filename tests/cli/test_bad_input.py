@@ -531,6 +531,7 @@ def test_a_run_folder_cannot_ask_for_code(refused, here, model):
     """What a folder says is imported and called only if a person says it too."""
     train(config(model, iterations=1), here / "run")
     record = json.loads((here / "run" / "config.json").read_text())
+    del record["inputs"]  # whoever made the folder can have left the digests out
 
     def edit(**changes: object) -> None:
         (here / "run" / "config.json").write_text(json.dumps({**record, "config": {**record["config"], **changes}}))
