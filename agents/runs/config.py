@@ -42,6 +42,7 @@ MOST = {
     "batch_size": (10**6, "a batch of episodes is in memory at once"),
     "group_size": (10**6, "a batch of episodes is in memory at once"),
     "eval_prompts": (10**6, "they are answered at once"),
+    "eval_draws": (10**4, "they are answered at once"),
     "iterations": (10**9, "one a second would take 30 years"),
     "max_new_tokens": (10**6, "a turn is in memory at once"),
     "max_context": (10**7, "a context is in memory at once"),

@@ -258,7 +258,7 @@ def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], s
     pinned = saved.get("inputs")
     if pinned is None:
         say(
-            f"{directory} has no digests of its model, task and settings, as runs before 0.2 have none: whether they "
+            f"{directory} has no digests of its model, task and settings, as earlier runs have none: whether they "
             "are still the same was not checked. From here on it has those of now."
         )
         return

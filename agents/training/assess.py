@@ -157,7 +157,7 @@ def _compared(config: Config, task: Task, models: Mapping[str, str], base: Langu
         saved = read_saved(run / "config.json")
         if saved.get("inputs") is None:
             notes.append(
-                f"{run} has no digests of its model and task, as runs before 0.2 have none: whether they are still "
+                f"{run} has no digests of its model and task, as earlier runs have none: whether they are still "
                 "those of the run was not checked."
             )
             continue

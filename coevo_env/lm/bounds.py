@@ -38,11 +38,11 @@ def refuse_absurd(path: str | os.PathLike[str]) -> None:
     folder = Path(path)
     if not folder.is_dir():  # a hub name
         return
-    config = _config(folder / "config.json")
-    tensors = size = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors += _tensors(file)
-        size += file.stat().st_size
+    config, tensors, size = _config(folder / "config.json"), 0, 0
+    for file in sorted(folder.glob("model*.safetensors")):
+        if not (named := _tensors(file)):  # what is wrong with it is said by who reads it whole
+            return
+        tensors, size = tensors + named, size + file.stat().st_size
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
             _check(folder, part, tensors, size)
@@ -88,8 +88,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> int:
-    """How many tensors a safetensors file names in its header; what is wrong with a damaged one is
-    said by who reads it whole."""
+    """How many tensors a safetensors file names in its header; none where that is damaged."""
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))

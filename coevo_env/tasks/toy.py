@@ -70,7 +70,7 @@ def task(vocab_size: int = 5, max_new_tokens: int = 3, prompts: int = 2) -> Task
             counts).
     """
     for name, value, most in (("vocab_size", vocab_size, MOST_TOKENS), ("max_new_tokens", max_new_tokens, MOST_STEPS)):
-        whole(f"toy task: {name}", value, 1, "a model and a table of that size are made", most=most)
+        whole(f"task 'toy': {name}", value, 1, "a model and a table of that size are made", most=most)
     if vocab_size < 3 or not 1 <= prompts < vocab_size:
         raise ConfigError(
             f"toy task with vocab_size={vocab_size}, prompts={prompts}; expected vocab_size >= 3 and 1 <= prompts < "
