@@ -130,10 +130,11 @@ def mean_length(tokens: Sequence[Sequence[int]]) -> float:
     return float(np.mean([len(row) for row in tokens])) if len(tokens) else 0.0
 
 
-def eos_share(tokens: Sequence[Sequence[int]], eos_id: int) -> float:
+def eos_share(tokens: Sequence[Sequence[int]], eos_id: int | Sequence[int]) -> float:
     """Share of responses whose last id is EOS, in [0, 1]: they ended by themselves rather than at
     the token budget."""
-    return sum(len(row) > 0 and row[-1] == eos_id for row in tokens) / len(tokens) if len(tokens) else 0.0
+    ends = _ends(eos_id)
+    return sum(len(row) > 0 and row[-1] in ends for row in tokens) / len(tokens) if len(tokens) else 0.0
 
 
 def copy_rate(
@@ -163,13 +164,16 @@ def copy_rate(
     return copied / total if total else 0.0
 
 
-def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id: int) -> dict[str, float]:
+def summarize(
+    responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id: int | Sequence[int]
+) -> dict[str, float]:
     """The metrics that evaluations report, always with the same keys.
 
     Args:
         responses: B texts.
         tokens: B lists of their ids, EOS included where there is one.
-        eos_id: The id that ends a turn; it counts in `length` and nowhere else.
+        eos_id: The id that ends a turn, or all those that do; it counts in `length` and nowhere
+            else.
 
     Returns:
         `distinct_1`, `distinct_2`: `distinct_n` of the token ids. `unique`: `unique_share` of the
@@ -187,7 +191,8 @@ def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id:
         raise ConfigError(
             f"summarize got {len(responses)} texts and {len(tokens)} lists of ids; expected one list for each text."
         )
-    rows = [row[:-1] if len(row) and row[-1] == eos_id else row for row in tokens]
+    ends = _ends(eos_id)
+    rows = [row[:-1] if len(row) and row[-1] in ends else row for row in tokens]
     return {
         "distinct_1": distinct_n(rows, 1),
         "distinct_2": distinct_n(rows, 2),
@@ -196,6 +201,10 @@ def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id:
         "eos": eos_share(tokens, eos_id),
         "repeat": repetition(rows, 2),
     }
+
+
+def _ends(eos_id: int | Sequence[int]) -> Sequence[int]:
+    return (eos_id,) if isinstance(eos_id, int) else eos_id
 
 
 def _words(sequence: str | Sequence[int]) -> list[Any]:

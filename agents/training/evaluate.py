@@ -72,7 +72,7 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
         "reward": float(rollout.task_reward.mean()),
         **measure(rollout),
         **{f"reward/{term}": float(values.mean()) for term, values in game.scores.terms.items()},
-        **summarize(texts, rollout.token_lists(), game.rules.eos_id),
+        **summarize(texts, rollout.token_lists(), game.rules.eos_ids),
     }
     return Evaluation(metrics, rollout.task_reward, game.transcripts())
 
@@ -83,7 +83,7 @@ def describe(game: BatchEnv, rollout: Rollout) -> tuple[dict[str, float], dict[s
     assert game.scores is not None
     rows = np.arange(len(game.episodes))  # each agent has one turn in every episode
     turns = [game.episodes[row].turns[seat] for row, seat in zip(rows, rollout.seats, strict=True)]
-    diversity = summarize([turn.text for turn in turns], rollout.token_lists(), game.rules.eos_id)
+    diversity = summarize([turn.text for turn in turns], rollout.token_lists(), game.rules.eos_ids)
     values = {
         "reward/task": rollout.task_reward.mean(),
         "reward/team": rollout.team_reward.mean(),
@@ -119,7 +119,11 @@ def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Ge
         return tries[0]
     rules, episodes = game.rules, [game.episodes[row] for row in rows]
     texts = [
-        [rules.text(row[:length].tolist()) for row, length in zip(t.tokens, t.lengths, strict=True)] for t in tries
+        [
+            rules.text(row[:length].tolist(), context)
+            for row, length, context in zip(t.tokens, t.lengths, contexts, strict=True)
+        ]
+        for t in tries
     ]
     rewards = np.stack([_task_reward(rules, episodes, said) for said in texts])  # (n, B')
     best = rewards.argmax(0)  # the first of equals
