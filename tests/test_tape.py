@@ -178,7 +178,7 @@ def test_an_update_is_the_same_with_and_without_tapes(learner, monkeypatch):
     ids=["lora", "both seats", "shared", "minibatches", "recomputed"],
 )
 def test_runs_with_tapes_continue_bit_for_bit(options, passes, tmp_path, monkeypatch):
-    monkeypatch.setattr("coevo_env.lm.model.SMALL", 0)  # treat it as a large model
+    monkeypatch.setattr("coevo_env.lm.network.SMALL", 0)  # treat it as a large model
     asked: list[int] = []
     played = LanguageModel._states_of_turns
     monkeypatch.setattr(

@@ -1,5 +1,5 @@
-"""The zoo: tiny random models of every architecture and tokenizer that people bring, a few kilobytes
-each, made from configurations and never downloaded.
+"""The zoo: tiny random models of every architecture and tokenizer that people bring, a few
+kilobytes each, made from configurations and never downloaded.
 
 One idea: an animal is a configuration, a tokenizer is a few words, and the truth about both is what
 transformers makes of them: a plain forward pass of one row, without padding or cache, in float64.
@@ -8,10 +8,20 @@ transformers makes of them: a plain forward pass of one row, without padding or 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from coevo_agents.learners.policy import LoRAConfig, make_policies
+from coevo_env.game.kl import full_kl
+from coevo_env.game.reference import warp
+from coevo_env.game.sampling import Sampling
+from coevo_env.lm.model import Generation, LanguageModel
+from coevo_env.lm.tape import Tape
+from coevo_env.lm.tokenizer import TextTokenizer
+from coevo_env.testing import tiny_lm
 
 VOCAB = 11
 SHAPE = {
@@ -161,7 +171,18 @@ ANIMALS: dict[str, tuple[str, dict[str, Any]]] = {
     "OPT, large": ("opt", WIDE),
     "OPT, large, projected": ("opt", {**WIDE, "word_embed_proj_dim": 256, "do_layer_norm_before": False}),
     "BLOOM": ("bloom", {**SHAPE, "n_layer": 2, "n_head": 4}),
-    "MPT": ("mpt", {"vocab_size": VOCAB, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "eos_token_id": 0, "initializer_range": 0.2}),
+    "MPT": (
+        "mpt",
+        {
+            "vocab_size": VOCAB,
+            "d_model": 32,
+            "n_heads": 4,
+            "n_layers": 2,
+            "max_seq_len": 64,
+            "eos_token_id": 0,
+            "initializer_range": 0.2,
+        },
+    ),
     "Falcon": ("falcon", {**SHAPE, "new_decoder_architecture": False, "multi_query": True, "parallel_attn": True}),
     "Falcon, new": ("falcon", {**SHAPE, "new_decoder_architecture": True, "num_kv_heads": 2}),
     "Falcon, ALiBi": ("falcon", {**SHAPE, "alibi": True, "multi_query": False, "parallel_attn": False}),
@@ -212,7 +233,21 @@ ANIMALS: dict[str, tuple[str, dict[str, Any]]] = {
     "Nemotron": ("nemotron", GROUPED),
     "ERNIE 4.5": ("ernie4_5", GROUPED),
     "EXAONE 4": ("exaone4", {**GROUPED, "sliding_window": 4, "sliding_window_pattern": 2}),
-    "XGLM": ("xglm", {"vocab_size": VOCAB, "d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 64, "init_std": 0.2, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}),
+    "XGLM": (
+        "xglm",
+        {
+            "vocab_size": VOCAB,
+            "d_model": 32,
+            "ffn_dim": 64,
+            "num_layers": 2,
+            "attention_heads": 4,
+            "max_position_embeddings": 64,
+            "init_std": 0.2,
+            "bos_token_id": None,
+            "eos_token_id": 0,
+            "pad_token_id": None,
+        },
+    ),
     "BioGPT": ("biogpt", {**SHAPE, "pad_token_id": 1}),
     "RoBERTa, decoder": ("roberta", {**SHAPE, "is_decoder": True, "pad_token_id": 1, "type_vocab_size": 1}),
     "BERT, decoder": ("bert", {**SHAPE, "is_decoder": True, "pad_token_id": 1}),
@@ -223,15 +258,75 @@ ANIMALS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "ELECTRA, reads both ways": ("electra", {**SHAPE, "embedding_size": 16, "pad_token_id": 1}),
     "RoFormer, decoder": ("roformer", {**SHAPE, "is_decoder": True, "pad_token_id": 1, "embedding_size": 32}),
-    "BART, decoder": ("bart", {"vocab_size": VOCAB, "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "max_position_embeddings": 64, "init_std": 0.2, "pad_token_id": 1, "eos_token_id": 0, "bos_token_id": None, "is_decoder": True, "is_encoder_decoder": False, "decoder_start_token_id": 0, "forced_eos_token_id": None}),
-    "XLNet": ("xlnet", {"vocab_size": VOCAB, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "eos_token_id": 0}),
+    "BART, decoder": (
+        "bart",
+        {
+            "vocab_size": VOCAB,
+            "d_model": 32,
+            "decoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "decoder_ffn_dim": 64,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "max_position_embeddings": 64,
+            "init_std": 0.2,
+            "pad_token_id": 1,
+            "eos_token_id": 0,
+            "bos_token_id": None,
+            "is_decoder": True,
+            "is_encoder_decoder": False,
+            "decoder_start_token_id": 0,
+            "forced_eos_token_id": None,
+        },
+    ),
+    "XLNet": (
+        "xlnet",
+        {"vocab_size": VOCAB, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "eos_token_id": 0},
+    ),
     "Mamba": ("mamba", {**SHAPE, "state_size": 8}),
     "Mamba 2": ("mamba2", {**SHAPE, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1}),
     "RWKV": ("rwkv", {**SHAPE, "attention_hidden_size": 32}),
-    "RecurrentGemma": ("recurrent_gemma", {**GROUPED, "lru_width": 32, "attention_window_size": 8, "num_hidden_layers": 3}),
-    "Jamba": ("jamba", {**GROUPED, "num_hidden_layers": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "use_mamba_kernels": False, "mamba_d_state": 4, "mamba_dt_rank": 4}),
-    "Bamba": ("bamba", {**GROUPED, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}),
-    "Falcon H1": ("falcon_h1", {**GROUPED, "head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}),
+    "RecurrentGemma": (
+        "recurrent_gemma",
+        {**GROUPED, "lru_width": 32, "attention_window_size": 8, "num_hidden_layers": 3},
+    ),
+    "Jamba": (
+        "jamba",
+        {
+            **GROUPED,
+            "num_hidden_layers": 2,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_experts": 2,
+            "use_mamba_kernels": False,
+            "mamba_d_state": 4,
+            "mamba_dt_rank": 4,
+        },
+    ),
+    "Bamba": (
+        "bamba",
+        {
+            **GROUPED,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+        },
+    ),
+    "Falcon H1": (
+        "falcon_h1",
+        {
+            **GROUPED,
+            "head_dim": 8,
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+        },
+    ),
     "LFM 2": ("lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"], "block_ff_dim": 64}),
 }
 
@@ -244,7 +339,7 @@ def module(name: str, **changes: Any) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**copy.deepcopy(settings), **changes}))
-        for key, tensor in made.named_parameters():  # norms and biases begin as ones and zeros
+        for tensor in made.parameters():  # norms and biases begin as ones and zeros
             if tensor.dim() == 1 and settings.get("initializer_range", 1) > 0.01:
                 tensor.data.add_(0.1 * torch.randn_like(tensor))
         return made.eval()
@@ -264,3 +359,149 @@ def truth(module: Any, context: list[int], said: list[int]) -> np.ndarray:
     finally:
         torch.set_default_dtype(default)
     return logits[len(context) - 1 : -1].log_softmax(-1).numpy()
+
+
+# -------------------------------------------------------------------- what has to hold of a model
+WARP = Sampling(temperature=0.9, min_new_tokens=2, eos_id=0, banned=(3,))
+BUDGET = 6
+
+
+def tokenizer() -> TextTokenizer:
+    """Words that are the ids of the zoo."""
+    return tiny_lm(VOCAB).tokenizer
+
+
+def contexts() -> list[list[int]]:
+    """Ragged ones, up to 14 ids, of which some are equal and some hold EOS."""
+    draw = np.random.default_rng(0)
+    ragged = [draw.integers(0, VOCAB, size).tolist() for size in (1, 14, 7, 3, 10)]
+    return [*ragged, *(row for row in ragged[:3] for _ in range(3))]
+
+
+def right(lm: LanguageModel, prompts: list[list[int]], drawn: Generation) -> np.ndarray:
+    """Log-probs (B, T) that the truth gives the tokens of a generation."""
+    result = np.zeros(drawn.tokens.shape)
+    for row, (prompt, length) in enumerate(zip(prompts, drawn.lengths, strict=True)):
+        said = drawn.tokens[row, :length].tolist()
+        logs = warp(truth(lm.causal, prompt, said), WARP, np.arange(length))
+        result[row, :length] = logs[np.arange(length), said]
+    return result
+
+
+def draw(lm: LanguageModel, prompts: list[list[int]], tape: Tape | None = None) -> Generation:
+    """Turns of the zoo's prompts, always with the same noise."""
+    noise = np.random.default_rng(1).random((len(prompts), BUDGET))
+    return lm.generate(prompts, BUDGET, WARP, noise, tape=tape)
+
+
+def check_logprobs(lm: LanguageModel) -> None:
+    """Sampled == scored == the truth: ragged, shared and alone, at once, token by token, and from a
+    tape; and a tape changes no gradient."""
+    lm.short, tape = None, Tape(lm.backbone, 1 << 30)
+    for prompts in (contexts(), contexts()[:5]):
+        drawn = draw(lm, prompts, tape)
+        expected = right(lm, prompts, drawn)
+        scored = lm.score(prompts, drawn.tokens, drawn.lengths, WARP)
+        assert np.abs(drawn.logprobs - expected).max() < 2e-5, "sampled"
+        assert np.abs(scored - expected).max() < 2e-5, "scored"
+        order = np.random.default_rng(2).permutation(len(prompts))
+        asked = [prompts[row] for row in order], drawn.tokens[order], drawn.lengths[order]
+        found = []
+        for tapes in ([], [tape]):
+            lm.module.zero_grad()
+            hidden, targets, places = lm.hidden_states(*asked, tapes)
+            logprobs = lm.token_logprobs(hidden, targets, places, WARP)
+            with lm.active():
+                (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
+            found.append([logprobs.detach(), *(p.grad.clone() for p in lm.module.parameters() if p.grad is not None)])
+        mask = np.arange(drawn.tokens.shape[1]) < asked[2][:, None]
+        assert np.abs(found[1][0].numpy() - expected[order][mask]).max() < 2e-5, "from a tape"
+        for ours, theirs in zip(*found, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-4 * max(1.0, float(theirs.abs().max())), "gradient from a tape"
+    for row in (0, 1, 4):
+        alone = lm.score(prompts[row : row + 1], drawn.tokens[row : row + 1], drawn.lengths[row : row + 1], WARP)
+        assert np.abs(alone[0] - expected[row]).max() < 2e-5, "alone"
+        cursor, skipping = lm.cursor(prompts[row], WARP), lm.cursor(prompts[row], WARP)
+        for t in range(drawn.lengths[row]):
+            token = int(drawn.tokens[row, t])
+            assert abs(cursor.logprobs()[token] - expected[row, t]) < 2e-5, "token by token"
+            if t % 3 == 0:  # whoever knows the next tokens pushes several before asking
+                assert abs(skipping.logprobs()[token] - expected[row, t]) < 2e-5, "several tokens at once"
+            cursor.push(token)
+            skipping.push(token)
+
+
+def targets_of(lm: LanguageModel) -> dict[str, str]:
+    """Kinds of targets of adapters, and what they are called in a model."""
+    names = {id(layer): path for path, layer in lm.module.named_modules()}
+    attention = [path.rpartition(".")[2] for path, layer in lm.module.named_modules()
+                 if path.rpartition(".")[2] in ("q_proj", "c_attn", "query_key_value", "qkv_proj", "query", "Wqkv")]
+    routers = [path.rpartition(".")[2] for path, _ in lm.module.named_modules()
+               if path.rpartition(".")[2] in ("gate", "router")]
+    experts = [path.rpartition(".")[2] for path, _ in lm.module.named_modules() if path.endswith(".experts")]
+    kinds = {
+        "all-linear": "all-linear",
+        "attention": attention[0] if attention else "",
+        "head": names[id(lm.head)].rpartition(".")[2],
+        "embedding": names[id(lm.causal.get_input_embeddings())].rpartition(".")[2],
+        "router": routers[0] if routers else "",
+        "experts": experts[0] if experts else "",
+    }
+    return {kind: name for kind, name in kinds.items() if name}
+
+
+def check_adapters(lm: LanguageModel, targets: str, directory: Path) -> None:
+    """The reference is the base, whoever was active before and whoever has learned; everything that
+    was to be trained moves, is in the state and comes back; what is saved is what was trained.
+
+    Raises:
+        ConfigError: Refused at the start.
+    """
+    base = lm.clone()
+    lm, again = lm.clone(), lm.clone()
+    (one, two), reference = make_policies(lm, ["llm1", "llm2"], LoRAConfig(rank=2, targets=targets), 0)
+    prompts = contexts()[:6]
+    drawn = draw(base, prompts)
+    asked = prompts, drawn.tokens, drawn.lengths, WARP
+    expected = base.score(*asked)
+    whole = base.distributions(*asked)
+    mask = np.arange(drawn.tokens.shape[1]) < drawn.lengths[:, None]
+
+    def reference_is_base() -> None:
+        for policy in (one, two):
+            policy.lm.score(*asked)
+            assert np.abs(reference.score(*asked) - expected).max() < 2e-5, "reference"
+            assert np.abs(np.exp(reference.distributions(*asked)) - np.exp(whole))[mask].max() < 2e-5, "distributions"
+            cursor = reference.cursor(prompts[0], WARP)
+            assert abs(cursor.logprobs()[drawn.tokens[0, 0]] - expected[0, 0]) < 2e-5, "cursor"
+            assert np.abs(draw(reference, prompts).logprobs - expected).max() < 2e-5, "sampling"
+
+    reference_is_base()
+    assert np.abs(two.lm.score(*asked) - expected).max() < 2e-5, "an agent begins as the reference"
+    before = {name: p.detach().clone() for name, p in one.named_parameters().items()}
+    optimizer = torch.optim.Adam(list(one.named_parameters().values()), lr=0.05)
+    for _ in range(3):
+        logprobs, hidden, places = one.lm.score_tensor(*asked)
+        with torch.no_grad():
+            theirs, _, _ = reference.hidden_states(*asked[:3])
+        kl = one.lm.exact_kl(hidden, reference, theirs, places, WARP)
+        optimizer.zero_grad()
+        with one.lm.active():
+            (logprobs.sum() + kl.sum() + one.values(hidden.float()).sum()).backward()
+        optimizer.step()
+    after = {name: p.detach().clone() for name, p in one.named_parameters().items()}
+    assert len(after) > 2 and not any(torch.equal(before[name], after[name]) for name in after), "something stayed"
+    reference_is_base()
+    assert np.abs(two.lm.score(*asked) - expected).max() < 2e-5, "the other agent"
+    learned, exact = one.lm.score(*asked), one.lm.distributions(*asked)
+    assert np.abs(learned - expected).max() > 1e-3, "nothing was learned"
+    hidden, _, places = one.lm.hidden_states(*asked[:3])
+    theirs, _, _ = reference.hidden_states(*asked[:3])
+    kl = one.lm.exact_kl(hidden, reference, theirs, places, WARP).detach().numpy()
+    assert np.abs(kl - full_kl(exact, whole)[mask]).max() < 1e-4, "exact KL"
+    one.save_pretrained(directory)
+    back = LanguageModel.from_pretrained(directory)
+    assert np.abs(back.score(*asked) - learned).max() < 1e-4, "saved is not what was trained"
+    (third, _), _ = make_policies(again, ["llm1", "llm2"], LoRAConfig(rank=2, targets=targets), 1)
+    third.load_state_dict(one.named_parameters())
+    assert np.abs(third.lm.score(*asked) - learned).max() < 2e-5, "a checkpoint does not come back"

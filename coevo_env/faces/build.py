@@ -96,8 +96,8 @@ def build(
     if longest > positions > 0:  # contexts may get that long only late in a run, as responses do
         raise ConfigError(
             f"max_context={game.max_context} and max_new_tokens={game.max_new_tokens} make up to {longest} tokens, but "
-            f"the model has {positions} positions{getattr(reference, 'why_positions', '')}; expected no more than that. "
-            "Lower one of them, or take a model with more positions."
+            f"the model has {positions} positions{getattr(reference, 'why_positions', '')}; expected no more than "
+            "that. Lower one of them, or take a model with more positions."
         )
     return game, reference
 

@@ -352,7 +352,8 @@ class Episode:
             raise ConfigError(
                 f"episode {self.index}, seat {turn.seat}: got a turn of {length} "
                 f"tokens{'' if ended else ' without EOS'}; expected 1 to "
-                f"{rules.max_new_tokens} tokens that end with EOS ({_list(eos)}) or fill the budget, at the start of a turn."
+                f"{rules.max_new_tokens} tokens that end with EOS ({_list(eos)}) or fill the budget, at the start of a "
+                "turn."
             )
         if any(end in tokens[:-1] for end in eos) or min(tokens) < 0 or max(tokens) >= rules.vocab_size:
             raise ConfigError(

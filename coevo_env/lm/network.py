@@ -180,7 +180,7 @@ class Network:
         return tensor, mask, positions_of(tensor, mask)
 
     def check_length(self, width: int, room: int = 0) -> None:
-        """Refuses sequences of `width` tokens, and `room` more to come, where those are too many."""
+        """Refuses sequences of `width` tokens, and `room` more to come, where they are too long."""
         if self.max_positions is not None and width + room > self.max_positions:
             response = f" and a response of up to {room}" if room else ""
             raise ConfigError(

@@ -20,7 +20,7 @@ from .gpt2 import GPT2
 if TYPE_CHECKING:
     from .network import Network
 
-__all__ = ["backbone", "check", "head", "positions", "short_way", "takes_grid"]
+__all__ = ["FAILURES", "apart", "backbone", "check", "head", "positions", "short_way", "takes_grid", "trial"]
 
 LENGTH = 6
 """Ids of the longest row of a trial."""
@@ -62,7 +62,7 @@ def head(network: Network) -> tuple[int, float, float | None, bool]:
     for scale, cap in _transformations(network.causal.config.get_text_config()):
         ours = product if scale == 1 else product * scale
         ours = ours if cap is None else torch.tanh(ours / cap) * cap
-        if ours.shape == logits.shape and not _apart(network, ours, logits) > 0:
+        if ours.shape == logits.shape and not apart(network, ours, logits) > 0:
             return width, scale, cap, True
     return width, 1.0, None, False
 
@@ -95,7 +95,7 @@ def _row(network: Network, length: int, start: int = 0) -> torch.Tensor:
     return torch.tensor([ids], device=network.device)
 
 
-def _trial(network: Network) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def trial(network: Network) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, mask and positions (2, 6) to try a model with; the second row begins with padding."""
     ids = torch.cat([_row(network, LENGTH), _row(network, LENGTH, 3)])
     mask = torch.ones_like(ids)
@@ -110,20 +110,20 @@ def _plain(network: Network, ids: torch.Tensor) -> torch.Tensor:
     return network.causal(input_ids=ids, use_cache=False).logits
 
 
-def _apart(network: Network, ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def apart(network: Network, ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """By which share of their size states differ, 0 where that is no more than rounding can add
     up to. NaN on both sides is no difference: such a model is told when it is used."""
     ours, theirs = ours.double(), theirs.double()
     both = ours.isnan() & theirs.isnan()
     ours, theirs = ours.masked_fill(both, 0.0), theirs.masked_fill(both, 0.0)
-    apart = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-30))
-    return 0.0 if apart <= 2 * torch.finfo(network.head.weight.dtype).eps ** 0.6 else apart
+    share = float((ours - theirs).norm() / theirs.norm().clamp_min(1e-30))
+    return 0.0 if share <= 2 * torch.finfo(network.head.weight.dtype).eps ** 0.6 else share
 
 
 def _step(network: Network, last_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """The last states (2, 1, H) of `_trial`, in a step of its own on a cache of the columns before,
+    """The last states (2, 1, H) of `trial`, in a step of its own on a cache of the columns before,
     whose rows were exchanged and exchanged back."""
-    (ids, mask, places), cache = _trial(network), network.new_cache()
+    (ids, mask, places), cache = trial(network), network.new_cache()
     network.states(ids[:, :-1], mask[:, :-1], places[:, :-1], 1, cache)
     for _ in range(2):
         cache.batch_select_indices(torch.tensor([1, 0], device=ids.device))
@@ -140,7 +140,7 @@ def check(network: Network) -> torch.Tensor:
         ConfigError: One of them does not give the states of the plain pass: the model would sample
             from one distribution and learn about another.
     """
-    ids, mask, places = _trial(network)
+    ids, mask, places = trial(network)
     expected = [_plain(network, row[None, first:]) for row, first in zip(ids, (0, 2), strict=True)]
     own = "is given the positions 0, 1, 2, ... in place of its own"
     _same(network, own, lambda: network.states(ids[:1], None, places[:1], LENGTH), expected[0])
@@ -174,9 +174,9 @@ def _same(network: Network, way: str, ask: Callable[[], torch.Tensor], theirs: t
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ConfigError(f"{kind} fails when it {way} ({first_line(error)}); {wanted}") from error
-    if ours.shape != theirs.shape or (apart := _apart(network, ours, theirs)) > 0:
-        share = "of another shape" if ours.shape != theirs.shape else f"{100 * apart:.2g}% off"
-        raise ConfigError(f"{kind} gives a state {share} when it {way}; {wanted}")
+    if ours.shape != theirs.shape or (share := apart(network, ours, theirs)) > 0:
+        off = "of another shape" if ours.shape != theirs.shape else f"{100 * share:.2g}% off"
+        raise ConfigError(f"{kind} gives a state {off} when it {way}; {wanted}")
     return ours
 
 
@@ -198,9 +198,9 @@ def _turns(network: Network, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _slopes(network: Network) -> list[torch.Tensor]:
-    """Derivatives (2, 6, H) by the embedded ids of `_trial`: of the last state but one of row 0,
+    """Derivatives (2, 6, H) by the embedded ids of `trial`: of the last state but one of row 0,
     and of that of row 1."""
-    (ids, mask, places), seen = _trial(network), []
+    (ids, mask, places), seen = trial(network), []
 
     def hook(module, inputs, output):
         seen.append(output.detach().requires_grad_())
@@ -254,11 +254,11 @@ def positions(network: Network) -> int | None:
 
     def switched(end: int) -> bool:
         nonlocal noise
-        apart = float((beside(end) - alone).abs().max())
-        if apart and noise is None:  # a mixture of experts rounds by what else is there
+        moved = float((beside(end) - alone).abs().max())
+        if moved and noise is None:  # a mixture of experts rounds by what else is there
             others = [torch.cat([ids[:1], _row(network, LENGTH, start)]) for start in (1, 4, 5)]
             noise = max(float((beside(LENGTH, other) - alone).abs().max()) for other in others)
-        return apart > 16 * (noise or 0.0)
+        return moved > 16 * (noise or 0.0)
 
     if not switched(bound):
         return bound
@@ -280,12 +280,12 @@ def takes_grid(network: Network, step: torch.Tensor) -> bool:
         "full_attention"
     }:
         return False
-    _, mask, _ = _trial(network)
+    _, mask, _ = trial(network)
     try:
         ready = _step(network, mask[:, None, None].bool())
     except FAILURES:
         return False
-    return ready.shape == step.shape and not _apart(network, ready, step) and bool(step.isfinite().all())
+    return ready.shape == step.shape and not apart(network, ready, step) and bool(step.isfinite().all())
 
 
 @torch.no_grad()
@@ -294,6 +294,6 @@ def short_way(network: Network) -> GPT2 | None:
     states."""
     if network.is_peft or not (network.is_small and network.gives_hidden and GPT2.fits(network.backbone)):
         return None
-    (ids, mask, places), short = _trial(network), GPT2(network.backbone)
+    (ids, mask, places), short = trial(network), GPT2(network.backbone)
     ours, theirs = short(ids, mask, places), network.states(ids, mask, places, ids.shape[1])
-    return None if _apart(network, ours[mask.bool()], theirs[mask.bool()]) else short
+    return None if apart(network, ours[mask.bool()], theirs[mask.bool()]) else short

@@ -53,7 +53,9 @@ class TextTokenizer:
         if chat is True and not template:
             raise ConfigError(f"the tokenizer {name!r} has no chat template; leave chat off.")
         self.chat = template if chat == "auto" else bool(chat)
-        self.known = frozenset(hf.get_vocab().values())
+        vocabulary = hf.get_vocab()
+        self.known = frozenset(vocabulary.values())
+        self._spaced = any(token.startswith("▁") for token in vocabulary)
         self.vocab_size = int(vocab_size or max(self.known) + 1)
         own = () if hf.eos_token_id is None else (int(hf.eos_token_id),)
         self.eos_ids = self._within((*own, *ends, *self._closing()))
@@ -184,12 +186,13 @@ class TextTokenizer:
 
         Args:
             ids: The response.
-            context: What it continues. Some tokenizers write the space before a word only where
-                something stands before it.
+            context: What it continues. Tokens that carry the space before their word ("▁the")
+                lose it where nothing stands before them; tokens that are bare words have none.
         """
-        before = self._text(context)
-        text = self._text([*context, *ids])
-        text = text[len(before) :] if before and text.startswith(before) else self._text(ids)
+        text = self._text(ids)
+        if self._spaced and len(context) and (before := self._text(context)):
+            together = self._text([*context, *ids])
+            text = together[len(before) :] if together.startswith(before) else text
         while any(marker in text for marker in self._markers):  # taking one out may join what is around it to another
             for marker in self._markers:
                 text = text.replace(marker, "")
