@@ -100,7 +100,9 @@ def attach(base: LanguageModel, names: Sequence[str], lora: LoRAConfig, seed: in
         except FAILURES as error:
             if isinstance(error, (ConfigError, torch.OutOfMemoryError)):
                 raise
-            raise ConfigError(f"adapters with {lora} could not be made: {first_line(error)}") from error
+            raise ConfigError(
+                f"adapters with {lora} could not be made: {first_line(error)} Take other lora.targets."
+            ) from error
     return whole
 
 
@@ -113,7 +115,12 @@ def attach_another(lm: LanguageModel, name: str, seed: int) -> LanguageModel:
 
 
 def merged(lm: LanguageModel) -> Any:
-    """A copy of the model in which the adapter of a view is part of the weights."""
+    """A copy of the model in which the adapter of a view is part of the weights. A head that was
+    tied to its embedding stands on its own in it, where only one of them has learned.
+
+    Raises:
+        ConfigError: A model for which that cannot be saved.
+    """
     with lm.active(), quiet():
         module = copy.deepcopy(lm.module)
         causal = module.get_base_model()
@@ -121,6 +128,11 @@ def merged(lm: LanguageModel) -> Any:
         carriers = [layer for layer in (embedding, head) if hasattr(layer, "base_layer")]
         if carriers and embedding.weight is head.weight:  # what one of them learned is not the other's
             layer = getattr(head, "base_layer", head)
+            if getattr(layer, "bias", None) is not None:
+                raise ConfigError(
+                    f"{type(causal).__name__} ties its output layer, which has a bias of its own, to its embedding; it "
+                    "cannot be saved with adapters on either. Take other lora.targets, or weights='separate'."
+                )
             layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
             causal.config.get_text_config().tie_word_embeddings = causal.config.tie_word_embeddings = False
         return module.merge_and_unload(adapter_names=[lm.adapter])

@@ -21,7 +21,7 @@ __all__ = ["agent_names", "build"]
 
 _OURS = ("kl", "banned")
 """Options of `Rules` that are made here."""
-_OWN = ("kl", "device", "dtype", "trust_remote_code", "task_options")
+_OWN = ("kl", "chat", "device", "dtype", "trust_remote_code", "task_options")
 """Options that are not of `Rules`."""
 
 
@@ -30,6 +30,7 @@ def build(
     model: Any = None,
     *,
     kl: KLConfig | str | None = None,
+    chat: bool | str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     trust_remote_code: bool = False,
@@ -43,6 +44,9 @@ def build(
         model: The reference policy: None (the task's own), "embedded", "smollm2", a directory, a
             hub name, or any `ReferencePolicy` with a `tokenizer` (or with a task that brings one).
         kl: A `KLConfig`, or its mode alone. With "off" no model is loaded, only a tokenizer.
+        chat: Whether contexts are rendered as a message of the user by the tokenizer's chat
+            template: True, False, or "auto", where it has one. None leaves a tokenizer as it is,
+            which is False for one that is loaded here.
         device, dtype: Where and how a named model is loaded.
         trust_remote_code: Lets transformers run code that comes with a hub model. Off unless you
             ask for it.
@@ -90,6 +94,10 @@ def build(
             f"{reference.vocab_size}; "
             "they must agree. Use the model that belongs to the task, or leave the task's tokenizer None."
         )
+    if chat is not None and hasattr(tokenizer, "with_chat"):
+        tokenizer = tokenizer.with_chat(chat)
+    elif chat is True:
+        raise ConfigError(f"chat=True, but the tokenizer of task {task.name!r} has no chat template; leave chat off.")
     banned = tuple(getattr(tokenizer, "banned", ()))
     game = Rules(task, tokenizer, kl=config, banned=banned, **rules)
     longest, positions = game.max_context + game.max_new_tokens, getattr(reference, "max_positions", None) or 0

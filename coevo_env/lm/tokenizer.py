@@ -83,6 +83,10 @@ class TextTokenizer:
         other.eos_ids, other.banned = eos_ids, other._banned(eos_ids)
         return other
 
+    def with_chat(self, chat: bool | str) -> TextTokenizer:
+        """The same tokenizer with another setting of `chat`."""
+        return TextTokenizer(self.hf, self.vocab_size, chat, self.eos_ids)
+
     def _within(self, ids: Iterable[int]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(i for i in ids if 0 <= i < self.vocab_size))
 
