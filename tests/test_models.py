@@ -240,6 +240,7 @@ def test_chat_is_a_setting_of_every_face(tmp_path):
         train=["the soup was"],
         test=["the soup was"],
         rewards={"none": lambda prompts, responses: [0.0 for _ in responses]},
+        max_context=40,
     )
     for chat, count in ((None, 0), (False, 0), ("auto", 2), (True, 2)):
         game = TokenGame(spoken, lm, kl="reference", chat=chat, seed=0)
@@ -253,3 +254,14 @@ def test_chat_is_a_setting_of_every_face(tmp_path):
     ActorCritic(lm).save_pretrained(tmp_path)
     rules, _ = build(spoken, tmp_path, chat="auto", max_new_tokens=4)
     assert rules.start(0).turn.context == lm.tokenizer.with_chat(True).render("the soup was")
+
+
+def test_tables_that_the_architecture_does_not_train_stay_as_they_are(tmp_path):
+    """RoFormer keeps its rotations in a parameter; trained, they would no longer be rotations, and
+    a state would depend on its padding."""
+    save("RoFormer, decoder", tmp_path)
+    table = "roformer.encoder.embed_positions.weight"
+    for lm in (LanguageModel.from_pretrained(tmp_path), LanguageModel.from_pretrained(tmp_path).clone().clone()):
+        assert [name for name, p in lm.module.named_parameters() if not p.requires_grad] == [table]
+        assert f"model.{table}" not in ActorCritic(lm).named_parameters()
+        assert len(ActorCritic(lm).named_parameters()) == len(list(lm.module.parameters())) - 1 + 2

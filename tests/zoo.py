@@ -35,12 +35,8 @@ LONG = {
     "original_max_position_embeddings": 24,
     "rope_theta": 10000.0,
 }
-DYNAMIC = {
-    "rope_type": "dynamic",
-    "factor": 4.0,
-    "rope_theta": 10000.0,
-    "original_max_position_embeddings": 24,
-}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+YARN = {**DYNAMIC, "rope_type": "yarn", "original_max_position_embeddings": 16}
 MOE = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 WIDE = {  # more than 10 million parameters; at the kink of a ReLU rounding decides about a gradient
     "activation_function": "gelu",
@@ -83,10 +79,7 @@ ANIMALS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama, tied": ("llama", {**GROUPED, "tie_word_embeddings": True}),
     "Llama, dynamic NTK": ("llama", {**GROUPED, "rope_parameters": DYNAMIC}),
     "Llama, longrope": ("llama", {**GROUPED, "rope_parameters": LONG}),
-    "Llama, YaRN": (
-        "llama",
-        {**GROUPED, "rope_parameters": {**DYNAMIC, "rope_type": "yarn", "factor": 2.0}},
-    ),
+    "Llama, YaRN": ("llama", {**GROUPED, "rope_parameters": YARN}),
     "Llama 4": (
         "llama4_text",
         {
@@ -140,12 +133,35 @@ ANIMALS: dict[str, tuple[str, dict[str, Any]]] = {
             "sliding_window": 4,
             "vocab_size_per_layer_input": VOCAB,
             "hidden_size_per_layer_input": 8,
-            "num_hidden_layers": 2,
-            "num_kv_shared_layers": 0,
-            "layer_types": ["sliding_attention", "full_attention"],
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
             "laurel_rank": 4,
-            "activation_sparsity_pattern": [0.0, 0.0],
-            "intermediate_size": [64, 64],
+            "activation_sparsity_pattern": [0.0] * 4,
+            "intermediate_size": [64] * 4,
+        },
+    ),
+    "Gemma 3, with pictures": (
+        "gemma3",
+        {
+            "text_config": {
+                **GROUPED,
+                "head_dim": 8,
+                "sliding_window": 4,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 8,
+                "patch_size": 4,
+            },
+            "mm_tokens_per_image": 4,
+            "image_token_index": 9,
+            "boi_token_index": 7,
+            "eoi_token_index": 8,
         },
     ),
     "Phi": ("phi", SHAPE),

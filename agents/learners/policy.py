@@ -85,7 +85,9 @@ class ActorCritic:
         marker = f".{self.lm.adapter}."
         named = {}
         for name, parameter in self.lm.module.named_parameters():  # tied weights come once
-            if not self.lm.is_peft or marker in f"{name}.":  # peft ends the names of some with the adapter's
+            if (
+                marker in f"{name}." if self.lm.is_peft else name not in self.lm.fixed
+            ):  # peft ends the names of some with the adapter's
                 named[f"model.{name}"] = parameter
         named.update({f"value_head.{name}": parameter for name, parameter in self.value_head.named_parameters()})
         return named

@@ -94,8 +94,8 @@ def build(
             f"{reference.vocab_size}; "
             "they must agree. Use the model that belongs to the task, or leave the task's tokenizer None."
         )
-    if chat is not None and hasattr(tokenizer, "with_chat"):
-        tokenizer = tokenizer.with_chat(chat)
+    if chat is not None and (talking := getattr(tokenizer, "with_chat", None)) is not None:
+        tokenizer = talking(chat)
     elif chat is True:
         raise ConfigError(f"chat=True, but the tokenizer of task {task.name!r} has no chat template; leave chat off.")
     banned = tuple(getattr(tokenizer, "banned", ()))

@@ -73,8 +73,13 @@ class LanguageModel(Network):
         return cls(*load(spec, device, dtype, trust_remote_code))
 
     def clone(self) -> LanguageModel:
-        """A view with trainable parameters of its own, whether or not these here are frozen."""
-        return self.around(copy.deepcopy(self.module).requires_grad_(True), self.adapter)
+        """A view with trainable parameters of its own, whether or not these here are frozen; but
+        what is `fixed` stays so."""
+        module = copy.deepcopy(self.module).requires_grad_(True)
+        for name, parameter in module.named_parameters():
+            if name in self.fixed:
+                parameter.requires_grad_(False)
+        return self.around(module, self.adapter)
 
     def with_adapter(self, adapter: str | None) -> LanguageModel:
         """Another view of the same peft module: one of its adapters, or None for all adapters

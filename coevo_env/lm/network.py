@@ -41,6 +41,8 @@ class Network:
         scale, cap: What the model does to the product of its head.
         gives_hidden: Whether states are hidden states. They are logits where nobody knows how the
             model makes those.
+        fixed: Names of parameters that are no weights, such as tables of sines: the architecture
+            freezes them.
         max_positions: Positions that may be used, None where the model does not say. Fewer than it
             has where its rotary factors switch with the longest row of a batch.
         takes_grid: Whether a cached step takes a ready-made mask.
@@ -52,6 +54,8 @@ class Network:
         self.entered: list[str | None] = []
         self.short: GPT2 | None = None
         self._hold(module, adapter)
+        frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+        self.fixed = frozenset(frozen if len(frozen) < len(list(module.parameters())) else ())
         config = self.causal.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.tokenizer = tokenizer.with_ends(ends_of(getattr(self.causal, "generation_config", None), config))

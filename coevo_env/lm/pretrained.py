@@ -36,8 +36,7 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
     try:
         with quietly():
-            module: Any
-            module, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
@@ -51,7 +50,9 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
         raise ConfigError(
             f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}{hub_advice(path)}"
         ) from error
+    module, found = loaded
     check_whole(f"the causal language model in {os.fspath(spec)!r}", module, found)
+    _freeze_tables(module)
     module.to(target)
     vocab_size = module.config.get_text_config().vocab_size
     return module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code)
@@ -73,6 +74,20 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _freeze_tables(module: Any) -> None:
+    """Freezes the parameters that the architecture itself does not train, such as tables of sines:
+    transformers forgets while it loads which they are."""
+    try:
+        with quietly(), torch.device("meta"):  # no memory, no numbers
+            made = type(module)(module.config)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError):  # it cannot be made like that
+        return
+    frozen = {name for name, parameter in made.named_parameters() if not parameter.requires_grad}
+    for name, parameter in module.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+
+
 def check_whole(what: str, module: Any, found: Mapping[str, Any]) -> None:
     """Refuses a model that was not loaded whole: transformers fills what is missing with random
     numbers, and leaves out layers that the configuration does not count.
@@ -81,8 +96,7 @@ def check_whole(what: str, module: Any, found: Mapping[str, Any]) -> None:
         what: What was loaded, for messages.
         found: The loading info of `from_pretrained`.
     """
-    missing = sorted(found.get("missing_keys") or ())
-    extra = sorted(found.get("unexpected_keys") or ())
+    missing, extra = (sorted(map(str, found.get(kind) or ())) for kind in ("missing_keys", "unexpected_keys"))
     names = {_anywhere(name) for name, _ in module.named_parameters()}
     if shapes := sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get("mismatched_keys") or ()):
         raise ConfigError(f"{what} has {_some(shapes)} in another shape than its configuration says.")

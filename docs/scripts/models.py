@@ -54,8 +54,8 @@ That a tokenizer *holds* means: contexts begin with what it puts before a text b
 each id of `eos_token_id` in the model's generation and architecture configurations, and with the special token that
 closes an answer in its chat template, token by token and turn by turn; what may be drawn is what it knows, but for
 padding, `<unk>` and what opens a text; and a partner reads exactly what was said, also where a word's space is lost
-when it is decoded alone. `chat="auto"` (or `True`) of `coevo_env.env` and its like renders contexts as a message of the user
-by the chat template.
+when it is decoded alone. `chat="auto"` (or `True`) of `coevo_env.env` and its like renders contexts as a message of the
+user by the chat template.
 
 | tokenizer | verdict | what it does, or why not |
 |---|---|---|
