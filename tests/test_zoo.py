@@ -63,6 +63,19 @@ def test_the_page_has_every_animal_and_every_tokenizer():
         assert page[row[0]] == row
 
 
+@pytest.mark.parametrize("name", ["Llama, tied", "OPT", "Mixtral", "Falcon, ALiBi"])
+@pytest.mark.parametrize("kind", ["all-linear", "head", "embedding"])
+def test_log_probs_hold_with_adapters_that_say_something_also_from_a_tape(name, kind):
+    lm = model(name)
+    target = zoo_checks.targets_of(lm)[kind]
+    (policy, _), _ = make_policies(lm, ["llm1", "llm2"], LoRAConfig(rank=2, targets=target), 0)
+    with torch.no_grad():
+        for parameter in policy.named_parameters().values():
+            parameter.add_(0.1)
+    with policy.lm.active():  # the truth is a copy of the model as it is now
+        zoo_checks.check_logprobs(policy.lm)
+
+
 # -------------------------------------------------------------------- lengths
 @pytest.mark.parametrize("name", ["Phi-3, longrope", "Llama, longrope"])
 def test_lengths_beyond_a_switch_of_rotary_factors_are_refused(name):
@@ -73,7 +86,7 @@ def test_lengths_beyond_a_switch_of_rotary_factors_are_refused(name):
     cursor = lm.cursor([1] * 24, zoo_checks.WARP)
     cursor.logprobs()
     cursor.push(1)
-    with pytest.raises(ConfigError, match="25 tokens, but the model has 24 positions of 64 in which no row depends"):
+    with pytest.raises(ConfigError, match="25 tokens, but the model has 24 positions of 64 in which a row does not depend on"):
         cursor.logprobs()
     with pytest.raises(ConfigError, match="28 tokens, but the model has 24 positions of 64"):
         build("toy", lm, task_options={"vocab_size": 11}, max_context=24, max_new_tokens=4)

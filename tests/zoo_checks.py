@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import zoo
 
-from coevo_agents.learners.policy import LoRAConfig, make_policies
+from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
 from coevo_env.errors import ConfigError
 from coevo_env.game.kl import full_kl
 from coevo_env.game.reference import warp
@@ -116,6 +116,10 @@ def targets_of(lm: LanguageModel) -> dict[str, str]:
     return {kind: name for kind, name in kinds.items() if name}
 
 
+def learn(one: ActorCritic, reference: LanguageModel, asked: tuple, rate: float) -> None:
+    """Three steps that move everything that there is to train."""
+
+
 def check_training(lm: LanguageModel, targets: str | None, directory: Path) -> None:
     """The reference is the base, whoever was active before and whoever has learned; everything that
     was to be trained moves, is in the state and comes back; what is saved is what was trained.
@@ -148,6 +152,9 @@ def check_training(lm: LanguageModel, targets: str | None, directory: Path) -> N
             assert abs(cursor.logprobs()[drawn.tokens[0, 0]] - expected[0, 0]) < 2e-5, "cursor"
             assert np.abs(draw(reference, prompts).logprobs - expected).max() < 2e-5, "sampling"
 
+    reference_is_base()
+    assert np.abs(two.lm.score(*asked) - expected).max() < 2e-5, "an agent begins as the reference"
+    learn(one, reference, asked, 0.05 if lora else 0.005)
     reference_is_base()
     assert np.abs(two.lm.score(*asked) - expected).max() < 2e-5, "an agent begins as the reference"
     before = {name: p.detach().clone() for name, p in one.named_parameters().items()}
