@@ -2,8 +2,9 @@
 
     python docs/scripts/models.py
 
-One idea: the page is what the tests find. It is made of the checks of `tests/helpers/zoo_checks.py` and
-`tests/helpers/zoo_tokenizers.py`, and `tests/lm/test_zoo.py` keeps the two equal. Takes some minutes.
+One idea: the page is what the tests find. It is made of the checks of `tests/helpers/zoo_checks.py`
+and `tests/helpers/zoo_tokenizers.py`, and `tests/lm/test_zoo.py` keeps the two equal. Takes some
+minutes.
 """
 
 from __future__ import annotations
