@@ -135,7 +135,7 @@ class Rules:
             )
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
         self.eos_ids = tuple(int(end) for end in getattr(tokenizer, "eos_ids", (self.eos_id,)))
-        self._continues = "context" in signature(tokenizer.decode).parameters
+        self._continues = hasattr(tokenizer.decode, "__code__") and "context" in signature(tokenizer.decode).parameters
         banned = tuple(whole("banned token", token, 0) for token in banned)
         if banned and max(banned) >= self.vocab_size:
             raise ConfigError(f"banned token {max(banned)}; expected ids in [0, {self.vocab_size}), the vocabulary.")
