@@ -120,22 +120,9 @@ class Rules:
         self.max_context = task.max_context if max_context is None else whole("max_context", max_context, 1)
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
         self.eos_ids = tuple(int(end) for end in getattr(tokenizer, "eos_ids", (self.eos_id,)))
-<<<<<<< HEAD
-        self._continues = "context" in signature(tokenizer.decode).parameters
+        decode = tokenizer.decode
+        self._continues = hasattr(decode, "__code__") and "context" in signature(decode).parameters
         self.sampling = self._sampling(min_new_tokens, temperature, banned)
-=======
-        self._continues = hasattr(tokenizer.decode, "__code__") and "context" in signature(tokenizer.decode).parameters
-        banned = tuple(whole("banned token", token, 0) for token in banned)
-        if banned and max(banned) >= self.vocab_size:
-            raise ConfigError(f"banned token {max(banned)}; expected ids in [0, {self.vocab_size}), the vocabulary.")
-        self.sampling = Sampling(temperature, 0, 1.0, min_new_tokens, self.eos_id, banned, self.eos_ids)
-        if not self.sampling.mask(self.vocab_size, 0).any():
-            raise ConfigError(
-                f"no token of {self.vocab_size} is legal at the start of a response (banned: "
-                f"{len(self.sampling.banned)}, "
-                f"min_new_tokens={min_new_tokens}); lower min_new_tokens or ban fewer tokens."
-            )
->>>>>>> 869a566eb5ac0bec84a1f7ecce0b302c76bf963a
         self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
         self.joint_terms = {
             name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.joint_rewards.items()
