@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "RewardError",
     "RewardTimeout",
     "first_line",
+    "printable",
     "real",
     "unknown_name",
     "whole",
@@ -30,7 +32,18 @@ __all__ = [
 
 
 class CoevoError(ValueError):
-    """Base of all errors that a user can cause or mend."""
+    """Base of all errors that a user can cause or mend.
+
+    Attributes:
+        code: Exit status of a command that ends with it.
+    """
+
+    code = 1
+
+    def __str__(self) -> str:
+        """The message. Names in it can come from anywhere, so what could steer a terminal is
+        written out."""
+        return printable(super().__str__())
 
 
 class ConfigError(CoevoError):
@@ -70,6 +83,26 @@ class MissingExtraError(CoevoError, ImportError):
         super().__init__(f"{what} needs the package {package!r}, which is not installed. Install it with: {command}")
 
 
+def printable(text: str) -> str:
+    """A text that can be printed anywhere: control characters (but for tabs and line breaks), those
+    that turn the direction of writing, and halves of surrogate pairs are written as escapes.
+
+    >>> print(printable("llm1\\x1b[31m\\u202e"))
+    llm1\\x1b[31m\\u202e
+    """
+    return _UNPRINTABLE.sub(_written_out, text)
+
+
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says, without its advice below; its class where it says
     nothing.
@@ -80,9 +113,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def whole(what: str, value: Any, least: int, why: str = "") -> int:
-    """`value` as an int, if it is a whole number of at least `least`; floats are none, so that
-    nothing is cut off in silence.
+def whole(what: str, value: Any, least: int, why: str = "", most: int | None = None) -> int:
+    """`value` as an int, if it is a whole number of at least `least` and at most `most`; floats are
+    none, so that nothing is cut off in silence.
 
     Raises:
         ConfigError: It is not; `why` stands behind the message.
@@ -94,8 +127,9 @@ def whole(what: str, value: Any, least: int, why: str = "") -> int:
         number = operator.index(value)
     except TypeError:
         number = least - 1
-    if number < least:
-        raise ConfigError(f"{what}={value!r}; expected a whole number >= {least}{why and f' ({why})'}.")
+    if number < least or (most is not None and number > most):
+        bound = f">= {least}" if number < least else f"<= {most}"
+        raise ConfigError(f"{what}={value!r}; expected a whole number {bound}{why and f' ({why})'}.")
     return number
 
 

@@ -136,10 +136,11 @@ def mean_length(tokens: Sequence[Sequence[int]]) -> float:
     return float(np.mean([len(row) for row in tokens])) if len(tokens) else 0.0
 
 
-def eos_share(tokens: Sequence[Sequence[int]], eos_id: int) -> float:
+def eos_share(tokens: Sequence[Sequence[int]], eos_id: int | Sequence[int]) -> float:
     """Share of responses whose last id is EOS, in [0, 1]: they ended by themselves rather than at
     the token budget."""
-    return sum(len(row) > 0 and row[-1] == eos_id for row in tokens) / len(tokens) if len(tokens) else 0.0
+    ends = _ends(eos_id)
+    return sum(len(row) > 0 and row[-1] in ends for row in tokens) / len(tokens) if len(tokens) else 0.0
 
 
 def copy_rate(
@@ -176,17 +177,18 @@ class Responses:
     Attributes:
         texts: B texts.
         tokens: B lists of their ids, EOS included where there is one.
-        eos_id: The id that ends a turn.
+        eos_id: The id that ends a turn, or all those that do.
     """
 
     texts: Sequence[str]
     tokens: Sequence[Sequence[int]]
-    eos_id: int
+    eos_id: int | Sequence[int]
 
     @cached_property
     def words(self) -> list[Sequence[int]]:
         """The ids without EOS, which is no word of a response."""
-        return [row[:-1] if len(row) and row[-1] == self.eos_id else row for row in self.tokens]
+        ends = _ends(self.eos_id)
+        return [row[:-1] if len(row) and row[-1] in ends else row for row in self.tokens]
 
 
 METRICS: dict[str, Callable[[Responses], float]] = {
@@ -202,13 +204,16 @@ responses, also for none; docs/metrics.md defines each as `<agent>/eval/<name>`,
 share is in [0, 1]."""
 
 
-def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id: int) -> dict[str, float]:
+def summarize(
+    responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id: int | Sequence[int]
+) -> dict[str, float]:
     """The metrics that evaluations report, always with the same keys.
 
     Args:
         responses: B texts.
         tokens: B lists of their ids, EOS included where there is one.
-        eos_id: The id that ends a turn; it counts in `length` and nowhere else.
+        eos_id: The id that ends a turn, or all those that do; it counts in `length` and nowhere
+            else.
 
     Returns:
         Each of `METRICS`, by its name.
@@ -225,6 +230,10 @@ def summarize(responses: Sequence[str], tokens: Sequence[Sequence[int]], eos_id:
         )
     said = Responses(responses, tokens, eos_id)
     return {name: metric(said) for name, metric in METRICS.items()}
+
+
+def _ends(eos_id: int | Sequence[int]) -> Sequence[int]:
+    return (eos_id,) if isinstance(eos_id, int) else eos_id
 
 
 def _words(sequence: str | Sequence[int]) -> list[Any]:

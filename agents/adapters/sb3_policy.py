@@ -315,7 +315,7 @@ class SB3Actor:
             chosen = scores.argmax(-1, keepdim=True) if sampling.temperature == 0 else invert(mass, noise)
             tokens[rows, t] = chosen[:, 0].cpu().numpy()
             logprobs[rows, t] = (scores.gather(-1, chosen)[:, 0] - scores.logsumexp(-1)).cpu().numpy()
-            ended = tokens[rows, t] == sampling.eos_id
+            ended = np.isin(tokens[rows, t], sampling.eos_ids)
             lengths[rows[ended]] = t + 1
             rows = rows[~ended]
             if not len(rows):
@@ -376,7 +376,7 @@ class CursorActor:
                 token = int(np.searchsorted(total, uniforms[row, t] * total[-1], side="right"))
                 token = min(token, int(np.flatnonzero(weights)[-1]))  # rounding may have reached the total
                 tokens[row, t], logprobs[row, t] = token, np.log(weights[token] / total[-1])
-                if token == sampling.eos_id:
+                if token in sampling.eos_ids:
                     lengths[row] = t + 1
                     break
                 if cursor is not None:

@@ -21,7 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from coevo_env.game.task import Task
+from coevo_env.game.rules import Rules
+from coevo_env.game.task import Prompt, Task
 from coevo_env.lm.load import load_tokenizer
 from coevo_env.tasks import make_task
 
@@ -64,15 +65,16 @@ def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[.
             task's own model.
     """
     task = make_task(task)
-    tokenizer = tokenizer or task.tokenizer or load_tokenizer(task.model)
+    rules = Rules(task, tokenizer or task.tokenizer or load_tokenizer(task.model), num_agents=1, max_context=2**31)
 
-    def text(ids: list[int]) -> str:
-        return task.clean(tokenizer.decode(ids[:-1] if len(ids) and ids[-1] == tokenizer.eos_id else ids))
+    def text(ids: list[int], prompt: Prompt) -> str:
+        return rules.text(ids, rules.encode(task.render(prompt)))
 
     def make(name: str, term: Callable[..., Any]) -> Callable[..., list[float]]:
         def score(completion_ids: list[list[int]], prompt_index: list[int], split: list[str], **_: Any) -> list[float]:
             prompts = [task.prompt(part, index) for part, index in zip(split, prompt_index, strict=True)]
-            return [float(value) for value in term(prompts, [text(ids) for ids in completion_ids])]
+            said = [text(ids, prompt) for ids, prompt in zip(completion_ids, prompts, strict=True)]
+            return [float(value) for value in term(prompts, said)]
 
         score.__name__ = name
         return score

@@ -9,68 +9,21 @@ policy share.
 from __future__ import annotations
 
 import contextlib
-import copy
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from coevo_env.errors import ConfigError, first_line
+from coevo_env.errors import ConfigError
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import Generation, LanguageModel
 from coevo_env.lm.tape import Tape
 
+from .lora import LoRAConfig, attach, attach_another, merged, quiet
+
 __all__ = ["ActorCritic", "LoRAConfig", "make_policies", "remembering", "spare", "take"]
-
-
-@dataclass(frozen=True)
-class LoRAConfig:
-    """Low-rank adapters (Hu et al. 2021), made by peft.
-
-    Attributes:
-        rank: Rank r.
-        alpha: Scale alpha; the update is alpha / r * B A.
-        targets: Module names with commas between them, such as "q_proj,v_proj", or "all-linear".
-    """
-
-    rank: int = 8
-    alpha: int = 16
-    targets: str = "all-linear"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rank <= 65_536 or not 1 <= self.alpha <= 65_536:
-            raise ConfigError(
-                f"lora.rank={self.rank}, lora.alpha={self.alpha}; expected whole numbers from 1 to 65536."
-            )
-
-    def modules(self, model: torch.nn.Module) -> str | list[str]:
-        """What peft takes as targets: a list, because it reads a single text as a regular
-        expression for whole paths.
-
-        Raises:
-            ConfigError: The model has no module of that name.
-        """
-        if self.targets == "all-linear":
-            return self.targets
-        names, paths = (
-            [name.strip() for name in self.targets.split(",")],
-            [f".{path}" for path, _ in model.named_modules()],
-        )
-        if missing := [name for name in names if not name or not any(path.endswith(f".{name}") for path in paths)]:
-            linear = {
-                path.rpartition(".")[2]
-                for path, module in model.named_modules()
-                if type(module).__name__ in ("Linear", "Conv1D")
-            }
-            raise ConfigError(
-                f"lora.targets={self.targets!r}: no module {missing[0]!r} in the model; expected names of its layers "
-                f"({', '.join(sorted(linear))}) with commas between them, or 'all-linear'."
-            )
-        return names
 
 
 class ActorCritic:
@@ -132,7 +85,9 @@ class ActorCritic:
         marker = f".{self.lm.adapter}."
         named = {}
         for name, parameter in self.lm.module.named_parameters():  # tied weights come once
-            if not self.lm.is_peft or marker in name:
+            if (
+                marker in f"{name}." if self.lm.is_peft else name not in self.lm.fixed
+            ):  # peft ends the names of some with the adapter's
                 named[f"model.{name}"] = parameter
         named.update({f"value_head.{name}": parameter for name, parameter in self.value_head.named_parameters()})
         return named
@@ -146,7 +101,7 @@ class ActorCritic:
         the value head's left out."""
         own = f".{self.lm.adapter}."
         return {
-            name.replace(own, ".adapter."): p
+            f"{name}.".replace(own, ".adapter.").removesuffix("."): p
             for name, p in self.named_parameters().items()
             if not name.startswith("value_head.")
         }
@@ -158,10 +113,7 @@ class ActorCritic:
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        module: Any = self.lm.module
-        if self.lm.is_peft:
-            with self.lm.active():
-                module = copy.deepcopy(module).merge_and_unload(adapter_names=[self.lm.adapter])
+        module: Any = merged(self.lm) if self.lm.is_peft else self.lm.module
         with quiet():
             module.save_pretrained(directory, safe_serialization=True)
         self.lm.tokenizer.hf.save_pretrained(directory)
@@ -210,28 +162,7 @@ def make_policies(
         policies = [ActorCritic(base.clone()) for _ in agents]
         base.module.requires_grad_(False)
         return policies, base
-    from peft import LoraConfig, get_peft_model
-
-    if base.is_peft:
-        raise ConfigError(
-            "the initial model already carries adapters; merge them into it before training adapters on it."
-        )
-    targets = lora.modules(base.module)
-
-    def settings() -> Any:
-        return LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
-        )
-
-    with torch.random.fork_rng(), quiet():  # peft initialises A from the global generator; ours is put back
-        torch.manual_seed(seed)
-        try:
-            module = get_peft_model(base.module, settings(), adapter_name=agents[0])
-            for name in agents[1:]:
-                module.add_adapter(name, settings())
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"adapters with {lora} could not be made: {first_line(error)}") from error
-    whole = LanguageModel(module, base.tokenizer, agents[0])
+    whole = attach(base, agents, lora, seed)
     return [ActorCritic(whole.with_adapter(name)) for name in agents], whole.with_adapter(None)
 
 
@@ -267,25 +198,4 @@ def spare(policy: ActorCritic, reference: LanguageModel, seed: int, purpose: str
     lm = policy.lm
     if not lm.is_peft:
         return ActorCritic(reference.clone())
-    name = f"{lm.adapter}_{purpose}"
-    with torch.random.fork_rng(), quiet():
-        torch.manual_seed(seed)
-        lm.module.add_adapter(name, lm.module.peft_config[lm.adapter])
-    return ActorCritic(lm.with_adapter(name))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars of transformers and the warnings of peft about how it reads a
-    model."""
-    from transformers.utils import logging
-
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if bar:
-            logging.enable_progress_bar()
+    return ActorCritic(attach_another(lm, f"{lm.adapter}_{purpose}", seed))

@@ -115,15 +115,14 @@ def _listen(rules: Rules, size: int, policies: Sequence[Actor], name: str) -> di
             episode.take(row)
     listener, last = policies[-1], rules.num_agents - 1
     answers = [episode.responses for episode in episodes]  # B lists of N - 1 texts
-    alone = _draw(
-        rules, listener, [rules.turn_context(e.prompt_index, e.prompt, []) for e in episodes], last + 1
-    )  # noise of a seat of its own
+    prompts = [rules.turn_context(e.prompt_index, e.prompt, []) for e in episodes]
+    alone = _draw(rules, listener, prompts, last + 1)  # noise of a seat of its own
     other = _other_prompts(rules, episodes)
     conditions = {
         "real": answers,
         "masked": [[""] for _ in answers],
         "shuffled": [answers[row] for row in other],
-        "own": [[rules.text(row)] for row in _turns(alone)],
+        "own": [[rules.text(row, read)] for row, read in zip(_turns(alone), prompts, strict=True)],
         "previous": [[*said[:-1], answers[row][-1]] for said, row in zip(answers, other, strict=True)],
     }
     contexts = {
@@ -141,7 +140,7 @@ def _listen(rules: Rules, size: int, policies: Sequence[Actor], name: str) -> di
         for condition in ("real", "masked", "shuffled", "previous")
     }
     tokens = max(1, int(real.lengths.sum()))
-    said = [rules.text(row) for row in _turns(real)]
+    said = [rules.text(row, context) for row, context in zip(_turns(real), contexts["real"], strict=True)]
     read = [texts if rules.context == "all" else texts[-1:] for texts in answers]
     words = [text.split() for text in said]
     covered = sum(

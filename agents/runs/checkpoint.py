@@ -22,7 +22,13 @@ from safetensors.torch import load_file, save_file
 
 from coevo_env.errors import CoevoError, ConfigError
 
+from .door import check_folder, file_mode, replace_file
+from .schema import STATE_BYTES, Manifest, StateFile, read_json
+
 __all__ = ["CheckpointError", "checkpoints", "load", "prune", "replacing", "save", "sweep", "write_json"]
+
+
+DAMAGED = "It is incomplete, was altered, or is no checkpoint."
 
 
 class CheckpointError(CoevoError):
@@ -43,7 +49,10 @@ def replacing(target: Path) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        mode = file_mode(partial)  # weights can come with one of their own
         for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
             _sync(path)
         _sync(partial)
         if target.exists():
@@ -115,8 +124,12 @@ def save(directory: Path, iteration: int, states: Mapping[str, Mapping[str, Any]
 
 def hint(error: BaseException) -> str:
     """What to do about an error of writing."""
-    full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error)
-    return "The disk is full: make room" if full else "Mend that"
+    number, text = getattr(error, "errno", None), str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "quota exceeded" in text:
+        return "The disk is full: make room"
+    if number == errno.EFBIG or "File too large" in text:
+        return "A file may not grow that large here: raise the limit (ulimit -f)"
+    return "Mend that"
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
@@ -129,11 +142,12 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         CheckpointError: A file is missing, truncated or altered.
     """
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        check_folder(path)
+        manifest = read_json(path / "manifest.json", Manifest, _damaged, advice=DAMAGED)
         if "state.json" not in manifest:
             raise CheckpointError(f"checkpoint file {path / 'manifest.json'} does not list state.json; it was altered.")
         for name, expected in manifest.items():
-            file = path / Path(name).name
+            file = path / name
             size = file.stat().st_size
             if size != expected["bytes"]:
                 raise CheckpointError(
@@ -144,7 +158,12 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
                 raise CheckpointError(
                     f"checkpoint file {file} does not match its checksum; it was altered after it was written."
                 )
-        data = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        data = read_json(path / "state.json", StateFile, _damaged, STATE_BYTES, DAMAGED)
+        if data["iteration"] != int(path.name):
+            raise CheckpointError(
+                f"checkpoint file {path / 'state.json'} is of iteration {data['iteration']}; expected "
+                f"{int(path.name)}, as its folder is called. It was altered."
+            )
         states = {}
         for name, scalars in data.pop("scalars").items():
             if f"{name}.safetensors" not in manifest:
@@ -161,6 +180,10 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     return states, data
 
 
+def _damaged(message: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint file {message}")
+
+
 def checkpoints(directory: Path) -> list[Path]:
     """Checkpoints in a folder, oldest first, by name alone: `load` verifies them."""
     found = (
@@ -171,29 +194,26 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def prune(directory: Path, iteration: int, keep: int, best: int) -> None:
+def prune(directory: Path, iteration: int, keep: int, best: int, later: bool = False) -> None:
     """Removes all but the newest `keep` checkpoints up to `iteration` and the best one.
 
-    Later ones are removed too: a run that stands at `iteration` has them only because they were
-    damaged, and it will write them again.
+    Later ones are removed too, unless `later` ones are to stay: a run that stands at `iteration`
+    has them only because they were damaged, and it will write them again.
     """
     known = [path for path in checkpoints(directory) if int(path.name) <= iteration]
     kept = {path.name for path in known[-keep:]} | {f"{best:06d}"}
     for path in checkpoints(directory):
-        if path.name not in kept or path not in known:
+        if path.name not in kept if path in known else not later:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:
     """Writes a JSON file in one step, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        _sync(partial)
-        os.replace(partial, path)
+        with replace_file(path) as partial:
+            partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            _sync(partial)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise ConfigError(f"{path} could not be written: {error}. {hint(error)}, or choose another folder.") from error
 
 

@@ -37,6 +37,28 @@ NOT_NEGATIVE = (
 )
 """Settings that are whole numbers of at least 1, and of at least 0."""
 
+MOST = {
+    "num_agents": (1024, "each is a policy, and reads those before it"),
+    "batch_size": (10**6, "a batch of episodes is in memory at once"),
+    "group_size": (10**6, "a batch of episodes is in memory at once"),
+    "eval_prompts": (10**6, "they are answered at once"),
+    "eval_draws": (10**4, "they are answered at once"),
+    "iterations": (10**9, "one a second would take 30 years"),
+    "max_new_tokens": (10**6, "a turn is in memory at once"),
+    "max_context": (10**7, "a context is in memory at once"),
+    "threads": (4096, "more than machines have"),
+    "seed": (2**63 - 1, "random numbers are keyed by it, below 2**63"),
+    **dict.fromkeys(
+        ("exchange_every", "eval_every", "save_every", "alternate_every", "mixing_anneal", "keep"),
+        (10**9, "more iterations than a run can have"),
+    ),
+}
+"""The most that a setting may be, and why: what is beyond can only be a mistake, and would end in a
+hang or without memory."""
+
+TURNS = 10**7
+"""Turns of an iteration at most: agents times episodes, all in memory at once."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -140,9 +162,14 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, low in {**dict.fromkeys(POSITIVE, 1), **dict.fromkeys(NOT_NEGATIVE, 0)}.items():
-            whole(name, getattr(self, name), low)
-        if self.seed >= 2**63:
-            raise ConfigError(f"seed={self.seed}; expected a whole number below 2**63.")
+            value = whole(name, getattr(self, name), low)
+            if value > MOST[name][0]:
+                whole(name, value, low, MOST[name][1], most=MOST[name][0])
+        if (turns := self.num_agents * max(self.batch_size, self.eval_prompts)) > TURNS:
+            raise ConfigError(
+                f"num_agents={self.num_agents} with batch_size={self.batch_size} and eval_prompts={self.eval_prompts} "
+                f"makes {turns} turns, all in memory at once; expected at most {TURNS}."
+            )
         if self.weights not in WEIGHTS:
             raise unknown_name("weights", self.weights, WEIGHTS)
         check_scheme(self.updates)

@@ -6,7 +6,7 @@ made.
 
 from __future__ import annotations
 
-import json
+import os
 import platform
 import shutil
 import signal
@@ -27,9 +27,14 @@ from coevo_env.rewards.named import REWARDS
 from ..learners.policy import quiet
 from .checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
 from .config import Config
+from .door import check_folder, refuse_link
+from .inputs import FREE, compare, settings_digest
+from .schema import ConfigFile, read_json
 from .settings import from_dict, to_dict
 
 __all__ = [
+    "Interrupted",
+    "check_inputs",
     "claim",
     "deferred_interrupt",
     "extend",
@@ -37,8 +42,10 @@ __all__ = [
     "make_folder",
     "provenance",
     "read_config",
+    "read_saved",
     "repeated",
     "save_initial",
+    "stopped",
     "write_config",
 ]
 
@@ -59,20 +66,18 @@ def read_config(
     Raises:
         ConfigError: There is none, it cannot be read, or it names code that is not in `trusted`.
     """
-    path = Path(place) if Path(place).suffix == ".json" else Path(place) / "config.json"
+    path = Path(place)
+    if path.suffix != ".json" or path.is_dir():
+        path = path / "config.json"
+        if path.is_symlink() or path.exists():
+            check_folder(Path(place))
+    record = read_saved(path)
     try:
-        config = from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(
-            f"{place} is no run folder: it has no config.json. Give the folder that `coevo train` printed."
-        ) from None
+        config = from_dict(record["config"])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error} Was it edited?") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is not readable ({type(error).__name__}: {error}); expected the JSON that `coevo train` wrote. "
-            "Was it edited or cut short? Copy the config.json of a run with the same settings over it."
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not readable ({type(error).__name__}: {error}); {COPY}") from error
     for name, spec in _code(config, uses):
         if spec != (trusted or {}).get(name):
             raise ConfigError(
@@ -82,6 +87,26 @@ def read_config(
             )
     config = replace(config, trust_remote_code=False)
     return config.complete() if "learner" in uses else config
+
+
+COPY = (
+    "expected the JSON that `coevo train` wrote. Was it edited or cut short? Copy the config.json of a run with the "
+    "same settings over it."
+)
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """What a config.json holds: settings, provenance and digests of what the run rests on.
+
+    Raises:
+        ConfigError: It is not there, or holds something else.
+    """
+    try:
+        return read_json(path, ConfigFile, ConfigError, advice=COPY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"{path.parent} is no run folder: it has no config.json. Give the folder that `coevo train` printed."
+        ) from None
 
 
 def repeated(config: Config, *uses: str) -> str:
@@ -138,12 +163,16 @@ def claim(directory: Path, resume: bool) -> None:
     a run that was stopped before it began has left is cleared away.
 
     Raises:
-        ConfigError: The folder is not what is needed.
+        ConfigError: The folder is not what is needed, or holds links.
     """
     try:
+        if resume and directory.is_dir():
+            check_folder(directory)
         taken = (directory / "config.json").exists()
         traces = taken or bool(checkpoints(directory / "checkpoints"))
         held = sorted(entry.name for entry in directory.iterdir()) if directory.is_dir() else []
+        for name in held:
+            refuse_link(directory, directory / name)
         others = [name for name in held if name[0] != "." and not (name in BEGUN and _is_leftover(directory / name))]
     except OSError as error:
         raise ConfigError(
@@ -166,6 +195,9 @@ def claim(directory: Path, resume: bool) -> None:
             f"{', '.join(others[:4])}{', ...' if others[4:] else ''}. A run writes files of its own; "
             "choose a new or empty folder with --out."
         )
+    for name in BEGUN:
+        if (directory / name).is_dir():
+            check_folder(directory / name)
     if "initial" in held:
         try:
             shutil.rmtree(directory / "initial")
@@ -199,12 +231,50 @@ def extend(error: CoevoError, text: str) -> None:
         error.msg = error.args[0]
 
 
-def write_config(directory: Path, config: Config) -> None:
-    """The resolved settings, as they are now, and where the run was started."""
-    path, record = directory / "config.json", {"config": to_dict(config), "provenance": provenance()}
+def write_config(directory: Path, config: Config, rests_on: Mapping[str, Any]) -> None:
+    """The resolved settings, as they are now, where the run was started, and digests of what it
+    rests on (`coevo_agents.runs.inputs`)."""
+    path, settings = directory / "config.json", to_dict(config)
+    record = {"config": settings, "provenance": provenance(), "inputs": dict(rests_on)}
     if path.exists():  # resumed, perhaps with more iterations
-        record["provenance"] = json.loads(path.read_text(encoding="utf-8")).get("provenance", record["provenance"])
+        record["provenance"] = read_saved(path).get("provenance", record["provenance"])
+    record["inputs"]["settings"] = settings_digest(settings)
     write_json(path, record)
+
+
+def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Whether a run that goes on does so with what it was made with.
+
+    Args:
+        directory: The run folder.
+        config: The settings that it is to go on with.
+        rests_on: Digests of what is there now.
+        say: Called where the run is older than digests.
+
+    Raises:
+        ConfigError: Something differs.
+    """
+    saved = read_saved(directory / "config.json")
+    pinned = saved.get("inputs")
+    if pinned is None:
+        say(
+            f"{directory} has no digests of its model, task and settings, as earlier runs have none: whether they "
+            "are still the same was not checked. From here on it has those of now."
+        )
+        return
+    if pinned["settings"] != settings_digest(saved["config"]):
+        raise ConfigError(
+            f"the settings in {directory / 'config.json'} are not those that the run was started with: the file was "
+            "edited. Put back what was changed, or start a new run with: coevo train --config "
+            f"{directory / 'config.json'}"
+        )
+    ours, theirs = to_dict(config), to_dict(from_dict(saved["config"]).complete())
+    if changed := [name for name in ours if name not in FREE and ours[name] != theirs.get(name)]:
+        what = ", ".join(f"{name} is {ours[name]!r} and was {theirs.get(name)!r}" for name in changed)
+        raise ConfigError(f"the run in {directory} was started with other settings: {what}. Only {FREE[0]} may change.")
+    compare(
+        pinned, {kind: values for kind, values in rests_on.items() if kind != "settings"}, f"the run in {directory}"
+    )
 
 
 def initial_model(directory: Path, config: Config) -> str:
@@ -246,24 +316,62 @@ def save_initial(base: LanguageModel, directory: Path) -> None:
         ) from error
 
 
+class Interrupted(CoevoError):
+    """The run was stopped by a signal after it saved itself.
+
+    Attributes:
+        code: Exit status of a command: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    """
+
+    def __init__(self, message: str, signal: int = 2):
+        super().__init__(message)
+        self.code = 128 + signal
+
+
+def stopped(directory: Path, config: Config, iteration: int, number: int) -> Interrupted:
+    """What a run ends with that was told to stop by a signal of this number."""
+    return Interrupted(
+        f"stopped after iteration {iteration} of {config.iterations}; everything is saved. Continue with: coevo train "
+        f"--resume {directory}{repeated(config, 'task', 'learner')}",
+        number,
+    )
+
+
 @contextmanager
-def deferred_interrupt(say: Callable[[str], None]) -> Iterator[list[bool]]:
-    """Turns the first Ctrl-C into a note that the loop reads at the end of an iteration; the second
-    one stops at once."""
-    noted: list[bool] = []
+def deferred_interrupt(say: Callable[[str], None]) -> Iterator[list[int]]:
+    """Turns the first Ctrl-C, SIGTERM (a scheduler that needs the machine) or SIGHUP (a terminal
+    that is closed) into a note of its number, which the loop reads at the end of an iteration; the
+    second one stops at once. Who had a signal ignored, as `nohup` does, keeps it ignored."""
+    noted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
         if noted:
-            raise KeyboardInterrupt
-        noted.append(True)
-        say("finishing this iteration, then saving (press Ctrl-C again to stop at once)")
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)
+        noted.append(number)
+        if number != signal.SIGINT and number != signal.SIGTERM:
+            _leave_terminal()
+        again = "press Ctrl-C again" if number == signal.SIGINT else f"send {signal.Signals(number).name} again"
+        with suppress(OSError, ValueError):  # there may be nobody left to tell
+            say(f"finishing this iteration, then saving ({again} to stop at once)")
 
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: whoever owns it decides
-        yield noted
-        return
+    previous: dict[int, Any] = {}
+    with suppress(ValueError):  # not in the main thread: whoever owns it decides
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                previous[number] = signal.signal(number, note)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _leave_terminal() -> None:
+    """What is printed after a terminal is gone would be an error in mid-run."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

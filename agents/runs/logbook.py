@@ -19,6 +19,7 @@ import numpy as np
 from coevo_env.errors import CoevoError, ConfigError
 
 from .checkpoint import hint
+from .door import check_folder, check_plain
 
 __all__ = ["LogError", "Logbook", "lock"]
 
@@ -61,6 +62,7 @@ class Logbook:
         with self._writing():
             for name in FILES:
                 path = directory / name
+                check_plain(path, written=True)
                 self.streams[name] = (
                     (locked or lock(directory)) if name == FILES[0] else path.open("a", encoding="utf-8")
                 )
@@ -142,9 +144,12 @@ def lock(directory: Path) -> TextIO:
     behind.
 
     Raises:
-        ConfigError: Another process has it.
+        ConfigError: Another process has it, or the folder holds links.
         LogError: The file cannot be written.
     """
+    if directory.is_dir():
+        check_folder(directory)
+    check_plain(directory / FILES[0], written=True)
     try:
         stream = (directory / FILES[0]).open("a", encoding="utf-8")
     except OSError as error:

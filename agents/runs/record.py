@@ -8,15 +8,26 @@ an error. Nothing is written here.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from coevo_env.errors import ConfigError
+from coevo_env.errors import ConfigError, printable
+
+from .door import Misfit, check_folder, check_plain, plain_json, read_bytes
+from .schema import (
+    LARGEST,
+    LINE_BYTES,
+    LOG_BYTES,
+    ConfigFile,
+    Episode,
+    Metrics,
+    SummaryFile,
+    misfit,
+    read_json,
+)
 
 __all__ = ["CURVES", "Curve", "Record", "conditions", "read_record"]
 
@@ -175,76 +186,108 @@ def read_record(directory: str | Path) -> Record:
     """Reads a run folder.
 
     Raises:
-        ConfigError: The folder does not exist or holds no run.
+        ConfigError: The folder does not exist, holds no run, or holds links.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise ConfigError(f"{directory} is no folder; expected the run folder that `coevo train` printed.")
+    for name in FILES:
+        check_plain(directory / name)
     if not any((directory / name).is_file() for name in ("config.json", "metrics.jsonl")):
         raise ConfigError(
             f"{directory} holds no run: it has neither config.json nor metrics.jsonl. Expected the run folder that "
             "`coevo train` printed."
         )
+    check_folder(directory)
     record = Record(directory)
-    saved = _object(record, "config.json", "It belongs to every run; the settings are not shown.")
-    record.config, record.provenance = saved.get("config", saved), saved.get("provenance", {})
+    saved = _object(record, "config.json", ConfigFile, "It belongs to every run; the settings are not shown.")
+    record.config, record.provenance = _shown(saved.get("config", {})), _shown(saved.get("provenance", {}))
     rows: dict[float, dict[str, float]] = {}
-    for row in _lines(record, "metrics.jsonl"):
-        numbers = _finite(row)
-        if "iteration" in numbers:  # a resumed run may have written an iteration twice; the later one counts
-            rows[numbers["iteration"]] = numbers
+    for row in _lines(record, "metrics.jsonl", Metrics):
+        # a resumed run may have written an iteration twice; the later one counts
+        rows[row["iteration"]] = _finite(row)
     record.metrics = [rows[x] for x in sorted(rows)]
-    record.transcripts = [row for row in _lines(record, "transcripts.jsonl") if isinstance(row.get("turns"), list)]
-    record.summary = _object(record, "summary.json", "")
-    if not isinstance(record.summary.get("agents", {}), dict):
-        record.summary = {}
+    record.transcripts = [_named(row) for row in _lines(record, "transcripts.jsonl", Episode)]
+    record.summary = _shown(_object(record, "summary.json", SummaryFile, ""))
     if not record.metrics:
         record.notes.append("No iteration has been written yet.")
     return record
 
 
-def _object(record: Record, name: str, missing: str) -> dict[str, Any]:
-    path = record.directory / name
+FILES = ("config.json", "metrics.jsonl", "transcripts.jsonl", "summary.json")
+
+
+def _object(record: Record, name: str, schema: Any, missing: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(record.directory / name, schema, ConfigError, advice="It was left out.")
     except FileNotFoundError:
         if missing:
             record.notes.append(f"{name} is missing. {missing}")
-        return {}
-    except (OSError, ValueError) as error:
-        record.notes.append(f"{name} could not be read ({error}) and was left out.")
-        return {}
-    return data if isinstance(data, dict) else {}
+    except ConfigError as error:
+        record.notes.append(str(error))
+    return {}
 
 
-def _lines(record: Record, name: str) -> list[dict[str, Any]]:
+def _lines(record: Record, name: str, schema: Any) -> list[dict[str, Any]]:
+    """The lines of a log that hold what they should."""
     try:
-        text = (record.directory / name).read_text(encoding="utf-8", errors="replace")
+        data = read_bytes(record.directory / name, LOG_BYTES)
     except FileNotFoundError:
         return []
-    except OSError as error:
+    except (OSError, Misfit) as error:
         record.notes.append(f"{name} could not be read ({error}) and was left out.")
         return []
-    rows, broken = [], 0
-    for line in text.split("\n"):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError:
-            broken += 1
+    rows, cut, wrong = [], 0, []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
             continue
-        if isinstance(row, dict):
+        try:
+            if len(line) > LINE_BYTES:
+                raise Misfit(f"it has {len(line)} bytes; expected at most {LINE_BYTES}")
+            row = plain_json(line.decode("utf-8", errors="replace"))
+        except Misfit:
+            cut += 1
+            continue
+        try:
+            misfit(row, schema)
             rows.append(row)
-    if broken:
-        what = "1 line of" if broken == 1 else f"{broken} lines of"
+        except Misfit as error:
+            wrong.append(f"line {number}: {error}")
+    if cut:
+        what = "1 line of" if cut == 1 else f"{cut} lines of"
         record.notes.append(
             f"{what} {name} was cut short or damaged, as when a run is killed while it writes, and was left out."
         )
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        record.notes.append(f"{name} has what a run does not write, and it was left out ({wrong[0]}{more}).")
     return rows
 
 
+def _shown(data: Any) -> Any:
+    """Plain data with every name and text in them as it can be printed."""
+    if isinstance(data, dict):
+        return {printable(key): _shown(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_shown(value) for value in data]
+    return printable(data) if isinstance(data, str) else data
+
+
+def _named(episode: dict[str, Any]) -> dict[str, Any]:
+    """An episode with its names as they can be printed; what was said is shown by
+    `coevo_env.view.render`, which has signs of its own for such characters."""
+
+    def named(part: dict[str, Any], *keys: str) -> dict[str, Any]:
+        return {**part, **_shown({key: part[key] for key in keys if key in part})}
+
+    turns = [named(turn, "agent", "role", "terms") for turn in episode["turns"]]
+    return {**named(episode, "task", "split"), "turns": turns}
+
+
 def _finite(row: dict[str, Any]) -> dict[str, float]:
+    """The finite numbers of a line by tag; a tag is a name, and is shown as such."""
     return {
-        tag: float(value)
+        printable(tag): float(value)
         for tag, value in row.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
     }

@@ -28,6 +28,8 @@ from ..methods.elastic_reset import ElasticReset
 from ..methods.warm_start import warm_start
 from ..runs.config import Config
 from ..runs.folder import initial_model, make_folder, save_initial
+from ..runs.inputs import inputs
+from ..runs.settings import to_dict
 from .evaluate import evaluation_game
 from .opponents import Opponents
 
@@ -49,6 +51,7 @@ class Parts:
         final: One agent alone on the test split, when training is over.
         together: All agents on the validation split, where communication is measured.
         opponents: Earlier selves, where there is a population.
+        rests_on: Digests of initial model, task and settings.
     """
 
     agents: list[str]
@@ -61,6 +64,7 @@ class Parts:
     final: BatchEnv
     together: BatchEnv | None
     opponents: Opponents | None
+    rests_on: dict[str, Any]
 
     def learner(self, agent: int) -> Any:
         """The learner of an agent, by the agent's number."""
@@ -105,6 +109,7 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
         losses = warm_start(base, rules, config.warm_start, config.seed)
         say(f"warm start: {len(losses)} steps, loss {losses[0]:.3f} -> {losses[-1]:.3f} nats per token")
         save_initial(base, directory)
+    rests_on = inputs(to_dict(config), base, task)  # before adapters are put into the model
     policies, reference, learners = _learning(config, agents, base, rules)
     members = [list(range(len(agents)))] if config.shared else [[number] for number in range(len(agents))]
     game = BatchEnv(config.batch_size, rules=rules, reference=reference)
@@ -129,7 +134,7 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
         raise ConfigError(
             f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off."
         )
-    return Parts(agents, policies, reference, learners, members, game, held_out, final, together, opponents)
+    return Parts(agents, policies, reference, learners, members, game, held_out, final, together, opponents, rests_on)
 
 
 def use_threads(config: Config, base: LanguageModel) -> None:

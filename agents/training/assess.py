@@ -14,13 +14,15 @@ from typing import Any
 
 from coevo_env.errors import ConfigError
 from coevo_env.faces.batch import BatchEnv
+from coevo_env.game.task import Task
 from coevo_env.lm.load import load_language_model
 from coevo_env.lm.model import LanguageModel
 from coevo_env.tasks import make_task
 
 from ..learners.learner import LEARNERS, Actor, find_learner
 from ..runs.config import Config
-from ..runs.folder import initial_model
+from ..runs.folder import initial_model, read_saved
+from ..runs.inputs import compare, libraries, model_digests, task_digests
 from .assemble import Parts, use_threads
 from .evaluate import Evaluation, evaluate, evaluation_game
 
@@ -38,6 +40,7 @@ class Assessment:
         draws: How many answers to each.
         results: Of each model by name; the first is the reference, unless `alone`.
         alone: Whether there is no reference but the models themselves, so that KL says nothing.
+        notes: Lines that a user should read.
     """
 
     task: str
@@ -47,6 +50,7 @@ class Assessment:
     draws: int
     results: dict[str, Evaluation]
     alone: bool = False
+    notes: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Model -> metric -> value."""
@@ -78,7 +82,8 @@ def assess(config: Config, models: Mapping[str, str], reference: str | None = No
         reference: The model to measure KL against; by default that of `config`.
 
     Raises:
-        ConfigError: A model cannot be loaded, or belongs to another tokenizer than the reference.
+        ConfigError: A model cannot be loaded, or belongs to another tokenizer than the reference;
+            or the run that the models belong to was made with something else than is there now.
     """
     task = make_task(config.task, **config.task_options)
 
@@ -89,6 +94,7 @@ def assess(config: Config, models: Mapping[str, str], reference: str | None = No
 
     base = load(reference or config.model)
     use_threads(config, base)
+    notes = _compared(config, task, models, None if reference else base)
     game = evaluation_game(config, task, base, split="test", draws=config.eval_draws)
     alone = reference is None and config.model in models.values()  # a KL of a model to itself says nothing
     results = {} if alone else {"reference": evaluate(game, base, "reference")}
@@ -100,7 +106,7 @@ def assess(config: Config, models: Mapping[str, str], reference: str | None = No
                 "needs the same tokenizer. Give --reference, the model that it was trained from."
             )
         results[name] = evaluate(game, _player(config, model), name)
-    return _assessment(config, game, results, alone)
+    return replace(_assessment(config, game, results, alone), notes=notes)
 
 
 def assess_run(config: Config, directory: Path, parts: Parts) -> Assessment:
@@ -136,3 +142,29 @@ def _assessment(config: Config, game: BatchEnv, results: dict[str, Evaluation], 
     return Assessment(
         rules.task.name, rules.split, game.batch_size, config.eval_prompts, rules.group_size, results, alone
     )
+
+
+def _compared(config: Config, task: Task, models: Mapping[str, str], base: LanguageModel | None) -> tuple[str, ...]:
+    """Compares what is there now with what the runs rest on whose saved agents are asked: the task,
+    where it is the run's own, and the initial model, unless another reference was given. Returns
+    what is to be said."""
+    notes = []
+    for run in dict.fromkeys(
+        Path(path).parent.parent for path in models.values() if Path(path).parent.name == "agents"
+    ):
+        if not (run / "config.json").is_file():
+            continue
+        saved = read_saved(run / "config.json")
+        if saved.get("inputs") is None:
+            notes.append(
+                f"{run} has no digests of its model and task, as earlier runs have none: whether they are still "
+                "those of the run was not checked."
+            )
+            continue
+        own, now = saved["config"], {}
+        if (own.get("task"), own.get("task_options")) == (config.task, dict(config.task_options)):
+            now |= {"task": task_digests(task), "libraries": libraries(task)}
+        if base is not None:
+            now["model"] = model_digests(base)
+        compare(saved["inputs"], now, f"the run in {run}")
+    return tuple(notes)

@@ -71,7 +71,7 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
     """Plays the prompts of a game of `evaluation_game`, each as often as that says, and
     measures."""
     game.agents = [name]
-    draws, size, eos = game.rules.group_size, game.batch_size, game.rules.eos_id
+    draws, size, eos = game.rules.group_size, game.batch_size, game.rules.eos_ids
     rewards, kl, tokens, logprob = np.zeros(size * draws), np.zeros(size * draws), 0, 0.0
     terms: dict[str, list[np.ndarray]] = {}
     texts: list[str] = []
@@ -107,7 +107,7 @@ def describe(game: BatchEnv, rollout: Rollout) -> tuple[dict[str, float], dict[s
     assert game.scores is not None
     rows = np.arange(len(game.episodes))  # each agent has one turn in every episode
     turns = [game.episodes[row].turns[seat] for row, seat in zip(rows, rollout.seats, strict=True)]
-    diversity = summarize([turn.text for turn in turns], rollout.token_lists(), game.rules.eos_id)
+    diversity = summarize([turn.text for turn in turns], rollout.token_lists(), game.rules.eos_ids)
     values = {
         "reward/task": rollout.task_reward.mean(),
         "reward/team": rollout.team_reward.mean(),

@@ -29,7 +29,16 @@ from ..methods.communication import communication
 from ..methods.update_order import drift, importance, order
 from ..runs.checkpoint import CheckpointError, checkpoints
 from ..runs.config import Config
-from ..runs.folder import claim, deferred_interrupt, extend, make_folder, repeated, write_config
+from ..runs.folder import (
+    Interrupted,
+    check_inputs,
+    claim,
+    deferred_interrupt,
+    extend,
+    make_folder,
+    stopped,
+    write_config,
+)
 from ..runs.logbook import Logbook, lock
 from .assemble import assemble
 from .assess import assess_run
@@ -39,10 +48,6 @@ from .play import play
 from .state import State, forget, is_finite, restore, save_state
 
 __all__ = ["Interrupted", "Run"]
-
-
-class Interrupted(CoevoError):
-    """The run was stopped by Ctrl-C after it saved itself."""
 
 
 class Run:
@@ -83,6 +88,8 @@ class Run:
         self.config, self.directory, self.report, self.say = config.complete(), Path(directory), report, say
         claim(self.directory, resume)
         self.parts = assemble(self.config, self.directory, say)
+        if resume:
+            check_inputs(self.directory, self.config, self.parts.rests_on, say)
         self.keys: dict[int, set[str]] = {}  # metrics of each learner's last update
         self.whole = True  # whether the weights belong to a finished iteration
         self.saved = -1  # iteration of the last checkpoint that was written here
@@ -90,7 +97,7 @@ class Run:
             lock(self.directory) if resume else None
         )  # first: restoring tidies up what another process may be writing
         try:
-            self.state = restore(self.directory, self.parts, say) if resume else State()
+            self.state = restore(self.directory, self.parts, say, config.keep) if resume else State()
             if self.iteration > config.iterations:
                 raise ConfigError(
                     f"the run in {self.directory} is at iteration {self.iteration}; expected iterations >= that, got "
@@ -102,7 +109,7 @@ class Run:
             if locked:
                 locked.close()
             raise
-        write_config(self.directory, self.config)
+        write_config(self.directory, self.config, self.parts.rests_on)
         if self.iteration < config.iterations:  # a summary would be that of an earlier, shorter run
             (self.directory / "summary.json").unlink(missing_ok=True)
 
@@ -116,7 +123,7 @@ class Run:
         """Runs to the last iteration; returns the summary that is also in `summary.json`.
 
         Raises:
-            Interrupted: Ctrl-C was pressed; the run saved itself.
+            Interrupted: Ctrl-C was pressed, or SIGTERM or SIGHUP came; the run saved itself.
             CoevoError: Something failed; what could be saved was, and the message says where.
         """
         total = self.config.iterations
@@ -126,11 +133,7 @@ class Run:
                 self.iterate()
                 if interrupted and self.iteration < total:
                     self.save()
-                    raise Interrupted(
-                        f"stopped after iteration {self.iteration} of {total}; everything is saved. Continue with: "
-                        "coevo "
-                        f"train --resume {self.directory}{repeated(self.config, 'task', 'learner')}"
-                    )
+                    raise stopped(self.directory, self.config, self.iteration, interrupted[0])
             return self.finish()
 
     def begin(self) -> None:
@@ -260,7 +263,7 @@ class Run:
     def _shown(self, updated: list[int]) -> list[dict[str, Any]]:
         """A few episodes of the batch just played, where an evaluation stands beside them."""
         rows = range(min(4, self.config.batch_size)) if self._evaluates() else range(0)
-        return transcripts(self.parts, rows, [] if self.config.shared else updated)
+        return transcripts(self.parts, rows, [] if self.config.shared else updated, self.iteration - 1)
 
     def _conclude(self) -> dict[str, float]:
         """Evaluation and logs of the iteration just finished. It can fail and be done again after a

@@ -105,6 +105,11 @@ class Opponents:
             self._snapshot(iteration)
         return {**self.population.metrics(), "population/guest": float(self.visit is not None)}
 
+    def spoke(self, agent: int, iteration: int) -> int:
+        """The iteration of the weights that spoke for an agent in the batch just played:
+        `iteration`, or that of the snapshot in its place."""
+        return self.visit[1].iteration if self.visit and self.visit[0] == agent else iteration
+
     def _snapshot(self, iteration: int) -> None:
         for name, policy in zip(self.names, self.policies, strict=True):
             self.population.add(name, iteration, policy.weights())

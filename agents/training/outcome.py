@@ -6,6 +6,7 @@ here writes them again when it is resumed.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,9 @@ from .state import restore
 __all__ = ["evaluate_agents", "save_agents", "save_stopped", "transcripts", "write_summary"]
 
 
+TOKENIZER = "tokenizer_config.json"
+
+
 def evaluate_agents(parts: Parts) -> dict[str, Evaluation]:
     """Each agent alone on the validation split; one policy of several agents is evaluated once."""
     results: dict[str, Evaluation] = {}
@@ -34,13 +38,14 @@ def evaluate_agents(parts: Parts) -> dict[str, Evaluation]:
     return results
 
 
-def transcripts(parts: Parts, rows: Sequence[int], updated: Collection[int]) -> list[dict[str, Any]]:
-    """Episodes of the batch just played, with what the learners of the agents `updated` by it let
-    people see."""
+def transcripts(parts: Parts, rows: Sequence[int], updated: Collection[int], iteration: int) -> list[dict[str, Any]]:
+    """Episodes of the batch just played, with the iteration of the weights that spoke, and what the
+    learners of the agents `updated` by it let people see."""
     result = parts.game.transcripts(rows)
     for row, transcript in zip(rows, result, strict=True):
         for turn in transcript["turns"]:
             agent = parts.agents.index(turn["agent"])
+            turn["weights"] = parts.opponents.spoke(agent, iteration) if parts.opponents else iteration
             seen = getattr(parts.learner(agent), "inspection", {}) if agent in updated else {}
             # row b of a learner's rollout is episode b of the batch, as each agent has one turn in
             # each
@@ -59,6 +64,9 @@ def save_agents(directory: Path, parts: Parts) -> None:
         try:
             with replacing(folder) as partial:
                 parts.learner(number).policy.save_pretrained(partial)
+                # transformers adds where it was loaded from, which is another place after a resume
+                if (warm := directory / "initial" / TOKENIZER).is_file() and (partial / TOKENIZER).is_file():
+                    shutil.copyfile(warm, partial / TOKENIZER)
         except Exception as error:  # safetensors and transformers have errors of their own
             raise CheckpointError(
                 f"agent {name} could not be saved in {folder}: {error}. {hint(error)}, then continue with: coevo train "

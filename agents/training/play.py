@@ -32,7 +32,11 @@ def draw(game: BatchEnv, turn: TurnBatch, rows: np.ndarray, policy: Actor) -> Ge
         return tries[0]
     rules, episodes = game.rules, [game.episodes[row] for row in rows]
     texts = [
-        [rules.text(row[:length].tolist()) for row, length in zip(t.tokens, t.lengths, strict=True)] for t in tries
+        [
+            rules.text(row[:length].tolist(), context)
+            for row, length, context in zip(t.tokens, t.lengths, contexts, strict=True)
+        ]
+        for t in tries
     ]
     rewards = np.stack([_task_reward(rules, episodes, said) for said in texts])  # (n, B')
     best = rewards.argmax(0)  # the first of equals

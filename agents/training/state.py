@@ -20,6 +20,7 @@ from coevo_env.game.roles import AdaptiveRoles
 
 from ..runs.checkpoint import CheckpointError, checkpoints, load, prune, save, sweep
 from ..runs.config import Config
+from ..runs.door import check_folder
 from .assemble import Parts
 
 __all__ = ["State", "forget", "is_finite", "restore", "save_state"]
@@ -88,18 +89,22 @@ def save_state(directory: Path, state: State, parts: Parts, keep: int) -> None:
     prune(directory / "checkpoints", state.iteration, keep, state.best[1])
 
 
-def restore(directory: Path, parts: Parts, say: Callable[[str], None], tidy: bool = True) -> State:
-    """Gives the parts the state of the newest checkpoint that is whole.
+def restore(directory: Path, parts: Parts, say: Callable[[str], None], keep: int = 1, tidy: bool = True) -> State:
+    """Gives the parts the state of the newest checkpoint that is whole, and removes those before it
+    that are not to be kept: a kill can come between the writing of one and that.
 
     Args:
         directory: The run folder.
         parts: Of the same run.
         say: Called with what a person should know.
+        keep: How many checkpoints are to be kept.
         tidy: Whether what a killed process left is removed; not where another may be writing it.
 
     Raises:
-        CheckpointError: There are checkpoints, and none of them is.
+        ConfigError: The folder holds links.
+        CheckpointError: There are checkpoints, and none of them is whole.
     """
+    check_folder(directory)
     folder = directory / "checkpoints"
     if tidy:
         for place in (folder, directory / "agents"):
@@ -111,6 +116,8 @@ def restore(directory: Path, parts: Parts, say: Callable[[str], None], tidy: boo
         except CheckpointError as error:
             say(f"skipped: {error}")
             continue
+        if tidy:
+            prune(folder, state.iteration, keep, state.best[1], later=True)
         say(f"resumed from {path}")
         return state
     if found:
@@ -135,8 +142,10 @@ def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, An
         if isinstance(parts.game.rules.roles, AdaptiveRoles):
             parts.game.rules.roles.load_state_dict(meta["roles"])
         best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
-        return State(int(meta["iteration"]), best, meta["before"], meta["pending"], meta["offsets"])
-    except (KeyError, TypeError, ValueError) as error:
+        return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"])
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint belongs to another run or version: {type(error).__name__}: {error}"
         ) from error

@@ -21,7 +21,7 @@ __all__ = ["agent_names", "build"]
 
 _OURS = ("kl", "banned")
 """Options of `Rules` that are made here."""
-_OWN = ("kl", "device", "dtype", "trust_remote_code", "task_options")
+_OWN = ("kl", "chat", "device", "dtype", "trust_remote_code", "task_options")
 """Options that are not of `Rules`."""
 
 
@@ -30,6 +30,7 @@ def build(
     model: Any = None,
     *,
     kl: KLConfig | str | None = None,
+    chat: bool | str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     trust_remote_code: bool = False,
@@ -43,6 +44,9 @@ def build(
         model: The reference policy: None (the task's own), "embedded", "smollm2", a directory, a
             hub name, or any `ReferencePolicy` with a `tokenizer` (or with a task that brings one).
         kl: A `KLConfig`, or its mode alone. With "off" no model is loaded, only a tokenizer.
+        chat: Whether contexts are rendered as a message of the user by the tokenizer's chat
+            template: True, False, or "auto", where it has one. None leaves a tokenizer as it is,
+            which is False for one that is loaded here.
         device, dtype: Where and how a named model is loaded.
         trust_remote_code: Lets transformers run code that comes with a hub model. Off unless you
             ask for it.
@@ -71,7 +75,7 @@ def build(
         from ..lm.load import load_tokenizer
 
         tokenizer = getattr(spec, "tokenizer", None) or load_tokenizer(spec, trust_remote_code=trust_remote_code)
-    tokenizer = _checked_tokenizer(task, spec, tokenizer, reference)
+    tokenizer = _rendering(task, _checked_tokenizer(task, spec, tokenizer, reference), chat)
     game = Rules(task, tokenizer, kl=config, banned=tuple(getattr(tokenizer, "banned", ())), **rules)
     _check_positions(game, reference)
     return game, reference
@@ -106,15 +110,25 @@ def _checked_tokenizer(
     return tokenizer
 
 
+def _rendering(task: Task, tokenizer: Tokenizer, chat: bool | str | None) -> Tokenizer:
+    """The tokenizer as it is to render contexts: as chat messages or not."""
+    if chat is None:
+        return tokenizer
+    if (talking := getattr(tokenizer, "with_chat", None)) is not None:
+        return talking(chat)
+    if chat is True:
+        raise ConfigError(f"chat=True, but the tokenizer of task {task.name!r} has no chat template; leave chat off.")
+    return tokenizer
+
+
 def _check_positions(game: Rules, reference: ReferencePolicy | None) -> None:
     """Whether the reference policy can read the longest context with the longest response."""
     longest, positions = game.max_context + game.max_new_tokens, getattr(reference, "max_positions", None) or 0
     if longest > positions > 0:  # contexts may get that long only late in a run, as responses do
         raise ConfigError(
             f"max_context={game.max_context} and max_new_tokens={game.max_new_tokens} make up to {longest} tokens, but "
-            "the model has "
-            f"{positions} positions; expected no more than that. Lower one of them, or take a model with more "
-            "positions."
+            f"the model has {positions} positions{getattr(reference, 'why_positions', '')}; expected no more than "
+            "that. Lower one of them, or take a model with more positions."
         )
 
 

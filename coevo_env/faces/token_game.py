@@ -431,7 +431,7 @@ class TokenGame:
             series.append({name: values or None for name, values in known.items()})
         data = make_transcript(episode, names, series, self.scores, 0)
         if not episode.done:
-            data["turns"][-1]["text"] = self.rules.text(episode.turn.tokens)
+            data["turns"][-1]["text"] = self.rules.text(episode.turn.tokens, episode.turn.context)
             for turn in data["turns"]:
                 turn.update(task_reward=None, team_reward=None, terms={})
         return data

@@ -85,7 +85,8 @@ def warp(logits: np.ndarray, sampling: Sampling, positions: np.ndarray | int) ->
         scores[..., list(sampling.banned)] = -np.inf
     if sampling.min_new_tokens:
         early = np.broadcast_to(np.asarray(positions) < sampling.min_new_tokens, scores.shape[:-1])
-        scores[early, sampling.eos_id] = -np.inf
+        for end in sampling.eos_ids:
+            scores[early, end] = -np.inf
     if sampling.top_k and sampling.top_k < scores.shape[-1]:
         kth = np.partition(scores, -sampling.top_k, axis=-1)[..., -sampling.top_k, None]
         scores[scores < kth] = -np.inf

@@ -9,7 +9,8 @@ samples: whatever acts hands it token ids.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 
 import numpy as np
 
@@ -118,6 +119,8 @@ class Rules:
         )
         self.max_context = task.max_context if max_context is None else whole("max_context", max_context, 1)
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
+        self.eos_ids = tuple(int(end) for end in getattr(tokenizer, "eos_ids", (self.eos_id,)))
+        self._continues = "context" in signature(tokenizer.decode).parameters
         self.sampling = self._sampling(min_new_tokens, temperature, banned)
         self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
         self.joint_terms = {
@@ -204,9 +207,9 @@ class Rules:
         return self._observer_context(prompt, responses if self.context == "all" else responses[-1:])
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a rendered template, with the BOS before it that some tokenizers want (see
-        `TextTokenizer.opening`). A `Conversation` goes through the chat template of the model,
-        which writes its own.
+        """Ids of a rendered template as an agent reads it: with the BOS before it that some
+        tokenizers want, or as a message of a chat (see `TextTokenizer.render`). A `Conversation`
+        goes through the chat template of the model.
 
         Raises:
             ConfigError: It is a chat, and the tokenizer has no template for one.
@@ -218,12 +221,13 @@ class Rules:
                     f"{type(self.tokenizer).__name__} renders none; expected a language model with a chat template."
                 )
             return encode(text.messages)
-        ids, opening = self.tokenizer.encode(text), getattr(self.tokenizer, "opening", None)
-        return [*opening, *ids] if opening and ids[: len(opening)] != opening else ids
+        return getattr(self.tokenizer, "render", self.tokenizer.encode)(text)
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """The text of a response: what stands before EOS."""
-        return self.task.clean(self.tokenizer.decode(tokens[:-1] if tokens and tokens[-1] == self.eos_id else tokens))
+    def text(self, tokens: Sequence[int], context: Sequence[int] = ()) -> str:
+        """The text of a response to `context`: what stands before EOS."""
+        said = tokens[:-1] if len(tokens) and tokens[-1] in self.eos_ids else tokens
+        decode: Callable[..., str] = self.tokenizer.decode
+        return self.task.clean(decode(said, context) if self._continues else decode(said))
 
     # ---------------------------------------------------------------- internals
     def _sampling(self, min_new_tokens: int | None, temperature: float, banned: Sequence[int]) -> Sampling:
@@ -245,7 +249,7 @@ class Rules:
         banned = tuple(whole("banned token", token, 0) for token in banned)
         if banned and max(banned) >= self.vocab_size:
             raise ConfigError(f"banned token {max(banned)}; expected ids in [0, {self.vocab_size}), the vocabulary.")
-        sampling = Sampling(temperature, 0, 1.0, least, self.eos_id, banned)
+        sampling = Sampling(temperature, 0, 1.0, least, self.eos_id, banned, self.eos_ids)
         if not sampling.mask(self.vocab_size, 0).any():
             raise ConfigError(
                 f"no token of {self.vocab_size} is legal at the start of a response (banned: "
@@ -272,7 +276,7 @@ class Rules:
         ):  # the end of the partners' text gives way, the last response first, never the prompt
             if last:
                 last = last[: max(0, len(last) - (len(ids) - self.max_context))]
-                said[-1] = self.tokenizer.decode(last)
+                said[-1] = _beginning(said[-1], self.tokenizer.decode(last))
             elif len(said) > 1:
                 last = self.tokenizer.encode(said[-2])
                 said.pop()
@@ -288,6 +292,17 @@ class Rules:
             "without any response; "
             f"expected 1 to max_context={self.max_context}. Raise max_context or shorten the prompt."
         )
+
+
+def _list(ids: Sequence[int]) -> str:
+    return " or ".join(map(str, ids))
+
+
+def _beginning(text: str, decoded: str) -> str:
+    """What is left of a text when only its first ids are, which were decoded without what stood
+    before them: some tokenizers then leave out the space in front."""
+    space = text[: len(text) - len(text.lstrip())]
+    return decoded if text.startswith(decoded) or not text.startswith(space + decoded) else space + decoded
 
 
 class Episode:
@@ -328,7 +343,7 @@ class Episode:
         episode is done)."""
         turn = self.turns[-1]
         turn.tokens.append(token)
-        ended = token == self.rules.eos_id
+        ended = token in self.rules.eos_ids
         if not ended and len(turn.tokens) < self.rules.max_new_tokens:
             return False
         self._end(turn, cut=not ended)
@@ -341,9 +356,9 @@ class Episode:
         Raises:
             ConfigError: The tokens are not one whole turn.
         """
-        rules, length, eos = self.rules, len(tokens), self.rules.eos_id
+        rules, length, eos = self.rules, len(tokens), self.rules.eos_ids
         turn = self.turns[-1]
-        ended = length > 0 and tokens[-1] == eos
+        ended = length > 0 and tokens[-1] in eos
         if (
             turn.tokens
             or self.done
@@ -353,12 +368,13 @@ class Episode:
             raise ConfigError(
                 f"episode {self.index}, seat {turn.seat}: got a turn of {length} "
                 f"tokens{'' if ended else ' without EOS'}; expected 1 to "
-                f"{rules.max_new_tokens} tokens that end with EOS ({eos}) or fill the budget, at the start of a turn."
+                f"{rules.max_new_tokens} tokens that end with EOS ({_list(eos)}) or fill the budget, at the start of a "
+                "turn."
             )
-        if eos in tokens[:-1] or min(tokens) < 0 or max(tokens) >= rules.vocab_size:
+        if any(end in tokens[:-1] for end in eos) or min(tokens) < 0 or max(tokens) >= rules.vocab_size:
             raise ConfigError(
                 f"episode {self.index}, seat {turn.seat}: got tokens {tokens}; expected ids in [0, {rules.vocab_size}) "
-                f"with EOS ({eos}) "
+                f"with EOS ({_list(eos)}) "
                 "only at the end."
             )
         turn.tokens = tokens
@@ -376,7 +392,7 @@ class Episode:
         self.turns.append(Turn(seat, self.seats[seat], context))
 
     def _end(self, turn: Turn, cut: bool) -> None:
-        turn.done, turn.cut, turn.text = True, cut, self.rules.text(turn.tokens)
+        turn.done, turn.cut, turn.text = True, cut, self.rules.text(turn.tokens, turn.context)
         if turn.seat + 1 < self.rules.num_agents:
             self._begin()
         else:

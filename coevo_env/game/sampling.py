@@ -28,9 +28,10 @@ class Sampling:
             temperature 1).
         top_k: Keep the k most probable tokens; 0 keeps all.
         top_p: Keep the smallest set of most probable tokens whose mass reaches p; 1 keeps all.
-        min_new_tokens: EOS is masked until the response has this many tokens.
-        eos_id: The token that ends a turn.
+        min_new_tokens: What ends a turn is masked until the response has this many tokens.
+        eos_id: The token that ends a turn, the first of `eos_ids`.
         banned: Ids that are never legal (padding, unused rows of the embedding).
+        eos_ids: All tokens that end a turn; by default `eos_id` alone.
     """
 
     temperature: float = 1.0
@@ -39,6 +40,7 @@ class Sampling:
     min_new_tokens: int = 0
     eos_id: int = 0
     banned: tuple[int, ...] = ()
+    eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -46,8 +48,12 @@ class Sampling:
         whole("top_k", self.top_k, 0, "0 keeps all tokens")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p!r}; expected a number in (0, 1] (1 keeps all tokens).")
-        if self.eos_id in self.banned:
-            raise ConfigError(f"token {self.eos_id} is EOS and banned; a turn could then never end before its budget.")
+        object.__setattr__(self, "eos_ids", tuple(self.eos_ids) or (self.eos_id,))
+        if self.eos_ids[0] != self.eos_id:
+            raise ConfigError(f"eos_id={self.eos_id} and eos_ids={self.eos_ids}; expected eos_id as the first of them.")
+        for end in self.eos_ids:
+            if end in self.banned:
+                raise ConfigError(f"token {end} is EOS and banned; a turn could then never end before its budget.")
 
     @property
     def truncates(self) -> bool:
@@ -62,7 +68,7 @@ class Sampling:
 
     def illegal(self, position: int) -> tuple[int, ...]:
         """Ids that are masked at `position` (0 is the first token of the response)."""
-        return (*self.banned, self.eos_id) if position < self.min_new_tokens else self.banned
+        return (*self.banned, *self.eos_ids) if position < self.min_new_tokens else self.banned
 
     def mask(self, vocab_size: int, position: int) -> np.ndarray:
         """Legal tokens at `position` as an int8 array of shape (V,)."""

@@ -100,6 +100,10 @@ class Tokenizer(Protocol):
     Attributes:
         vocab_size: V, the number of actions.
         eos_id: The id that ends a turn.
+
+    It may also have `eos_ids`, all the ids that end a turn (the first is `eos_id`), `render(text)`,
+    the ids of a whole context where those are more than the ids of its text, and a second argument
+    `context` of `decode`, the ids that a response continues.
     """
 
     vocab_size: int

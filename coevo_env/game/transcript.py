@@ -2,9 +2,10 @@
 
 One idea: every face writes the same dictionary, so that one reader shows them all and any number
 that was paid can be looked up. Keys of an episode: episode, task, split, prompt_index, prompt,
-answer, turns. Keys of a turn: seat, role, agent, text, context, cut, tokens, pieces, logprobs,
-ref_logprobs, kl, shaping, values, advantages (each a list over tokens, or None where not known),
-terms (name -> raw value), task_reward, team_reward.
+answer, turns. Keys of a turn: seat, role, agent, text, context, context_ids, cut, tokens, pieces,
+logprobs, ref_logprobs, kl, shaping, values, advantages (each a list over tokens, or None where not
+known), terms (name -> raw value), task_reward, team_reward; a training run adds weights, the
+iteration after which the weights that spoke were what they are.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def make_transcript(
                 "role": role_name(turn.seat, rules.num_agents),
                 "agent": agents[turn.agent],
                 "context": rules.tokenizer.decode(turn.context),
+                "context_ids": [int(token) for token in turn.context],
                 "text": turn.text,
                 "cut": turn.cut,
                 "tokens": [int(token) for token in turn.tokens],

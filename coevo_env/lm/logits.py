@@ -38,9 +38,9 @@ def warp_logits(logits: torch.Tensor, sampling: Sampling, positions: torch.Tenso
     if illegal:
         scores = scores.index_fill(-1, _ids(illegal, scores.device), -torch.inf)
     if sampling.min_new_tokens and not single:
-        eos = scores[:, sampling.eos_id]
-        early = torch.where(positions < sampling.min_new_tokens, -torch.inf, eos)
-        scores = scores.index_copy(-1, _ids((sampling.eos_id,), scores.device), early[:, None])
+        ends = _ids(sampling.eos_ids, scores.device)
+        early = torch.where((positions < sampling.min_new_tokens)[:, None], -torch.inf, scores.index_select(-1, ends))
+        scores = scores.index_copy(-1, ends, early)
     if sampling.top_k and sampling.top_k < scores.shape[-1]:
         kth = scores.topk(sampling.top_k, -1).values[:, -1:]
         scores = scores.masked_fill(scores < kth, -torch.inf)
@@ -124,8 +124,9 @@ def _stream(hidden, targets, positions, weight, sampling: Sampling, slopes: bool
             scores /= temperature
         if illegal := [token - start for token in sampling.banned if 0 <= token - start < len(part)]:
             scores.index_fill_(-1, _ids(tuple(illegal), scores.device), -torch.inf)
-        if sampling.min_new_tokens and 0 <= (eos := sampling.eos_id - start) < len(part):
-            scores[:, eos].masked_fill_(positions < sampling.min_new_tokens, -torch.inf)
+        for eos in sampling.eos_ids if sampling.min_new_tokens else ():
+            if start <= eos < start + len(part):
+                scores[:, eos - start].masked_fill_(positions < sampling.min_new_tokens, -torch.inf)
         here = (targets - start)[:, None]
         inside = (here >= 0) & (here < len(part))
         own = torch.where(inside, scores.gather(-1, here.clamp(0, len(part) - 1)), own)

@@ -16,41 +16,22 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..game.sampling import Sampling
-from .logits import BLOCK, FrozenHead, invert, stream, warp_logits
+from .logits import BLOCK, FrozenHead, stream, warp_logits
 from .network import Network, positions_of
 from .pretrained import load, pick_device
+from .sampler import Generation, distinct, sample
 from .tape import Tape, find
 
 __all__ = ["Generation", "LanguageModel", "pick_device", "warp_logits"]
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits that may exist at once while scoring: 8 M float32, 32 MiB."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Sampled turns.
-
-    Attributes:
-        tokens: int64 (B, T), 0 behind `lengths`.
-        lengths: int64 (B,).
-        logprobs: float64 (B, T), of the tokens under the warp they were drawn with; 0 behind
-            `lengths`.
-        values: float64 (B, T) or None: what `value` said of the state in which each token was
-            chosen.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    logprobs: np.ndarray
-    values: np.ndarray | None = None
 
 
 class LanguageModel(Network):
@@ -92,8 +73,13 @@ class LanguageModel(Network):
         return cls(*load(spec, device, dtype, trust_remote_code))
 
     def clone(self) -> LanguageModel:
-        """A view with trainable parameters of its own, whether or not these here are frozen."""
-        return LanguageModel(copy.deepcopy(self.module).requires_grad_(True), self.tokenizer, self.adapter)
+        """A view with trainable parameters of its own, whether or not these here are frozen; but
+        what is `fixed` stays so."""
+        module = copy.deepcopy(self.module).requires_grad_(True)
+        for name, parameter in module.named_parameters():
+            if name in self.fixed:
+                parameter.requires_grad_(False)
+        return self.around(module, self.adapter)
 
     def with_adapter(self, adapter: str | None) -> LanguageModel:
         """Another view of the same peft module: one of its adapters, or None for all adapters
@@ -129,72 +115,7 @@ class LanguageModel(Network):
             ConfigError: The longest context and `max_new_tokens` are more than the model's
                 positions.
         """
-        batch, device = len(contexts), self.device
-        different, place = _distinct(contexts)  # equal contexts are read once
-        ids, mask, positions = self.left_padded(different, room=max_new_tokens)
-        width = ids.shape[1]
-        tokens = torch.zeros(batch, max_new_tokens, dtype=torch.int64, device=device)  # (B, T)
-        logprobs = torch.zeros(batch, max_new_tokens, device=device)
-        values = torch.zeros(batch, max_new_tokens, device=device)
-        lengths = torch.full((batch,), max_new_tokens, dtype=torch.int64, device=device)
-        noise = torch.as_tensor(np.asarray(uniforms), dtype=torch.float32, device=device)
-        rows = torch.arange(batch, device=device)  # rows still playing; a finished row leaves the batch and the cache
-        cache = self.new_cache(width + max_new_tokens)
-        grid = None  # (B', 1, 1, L + T): what a new token may look at, made once for the turn
-        recording = (
-            tape.recording(len(different) * width + batch * (max_new_tokens - 1)) if tape else contextlib.nullcontext()
-        )
-        with self.active(), recording:
-            for t in range(max_new_tokens):
-                if tape:
-                    tape.before(rows)
-                seen = mask if grid is None else grid[..., : width + t]
-                hidden, logits = self.last(ids, seen, positions, cache)
-                if t == 0 and place is not None:
-                    spread = torch.as_tensor(place, device=device)
-                    cache.batch_select_indices(spread)
-                    hidden, logits, positions = hidden[spread], logits[spread], positions[spread]
-                    mask = None if mask is None else mask[spread]
-                scores = warp_logits(logits, sampling, t)  # (B', V)
-                top = scores.amax(-1, keepdim=True)
-                mass = (scores - top).exp()  # one pass over the vocabulary both normalises and draws
-                normal = top + mass.sum(-1, keepdim=True).log()
-                chosen = scores.argmax(-1, keepdim=True) if sampling.temperature == 0 else invert(mass, noise[rows, t])
-                tokens[rows, t] = chosen[:, 0]
-                logprobs[rows, t] = (scores.gather(-1, chosen) - normal)[:, 0]
-                if value is not None:
-                    values[rows, t] = value(hidden).float()
-                going = chosen[:, 0] != sampling.eos_id
-                left = int(going.sum())
-                if left < len(rows):
-                    lengths[rows[~going]] = t + 1
-                    if left == 0:
-                        break
-                ids, positions = chosen, positions[:, -1:] + 1
-                if mask is not None and self.takes_grid:
-                    grid = (
-                        torch.nn.functional.pad(mask, (0, max_new_tokens), value=1)[:, None, None].bool()
-                        if grid is None
-                        else grid
-                    )
-                elif mask is not None:
-                    mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-                if left < len(rows) and t + 1 < max_new_tokens:
-                    keep = going.nonzero()[:, 0]
-                    cache.batch_select_indices(keep)
-                    rows, ids, positions = rows[keep], ids[keep], positions[keep]
-                    mask = None if mask is None else mask[keep]
-                    grid = None if grid is None else grid[keep]
-        longest = int(lengths.max())
-        said, ends = tokens[:, :longest].cpu().numpy(), lengths.cpu().numpy()
-        if tape:
-            tape.close(contexts, different, place, said, ends)
-        return Generation(
-            said,
-            ends,
-            logprobs[:, :longest].double().cpu().numpy(),
-            values[:, :longest].double().cpu().numpy() if value is not None else None,
-        )
+        return sample(self, contexts, max_new_tokens, sampling, uniforms, value, tape)
 
     # ---------------------------------------------------------------- scoring
     def score_tensor(
@@ -228,7 +149,7 @@ class LanguageModel(Network):
         valid = np.arange(longest) < lengths[:, None]
         steps = np.nonzero(valid)[1]
         known = find(tapes, contexts, tokens, lengths) if tapes else None
-        different, spread = _distinct(contexts) if known is None else (contexts, None)
+        different, spread = distinct(contexts) if known is None else (contexts, None)
         if known is not None:
             flat = _picked(self._states_on_tapes(tapes, *known)[:, :longest], valid)
         elif spread is not None and longest > 1:
@@ -296,11 +217,12 @@ class LanguageModel(Network):
         the output weights are not trained; else the states are taken in chunks, and with gradients
         a chunk's logits are computed again in the backward pass instead of being kept, once there
         are more than fit in one chunk."""
-        grad = torch.is_grad_enabled() and (hidden.requires_grad or self.head.weight.requires_grad)
+        trained = any(parameter.requires_grad for parameter in self.head.parameters())
+        grad = torch.is_grad_enabled() and (hidden.requires_grad or trained)
         if self.plain_head and self.vocab_size > BLOCK and not sampling.truncates:
             if not grad:
                 return stream(hidden, self.head.weight, targets, positions, sampling)[0]
-            if not self.head.weight.requires_grad:
+            if not trained:
                 return FrozenHead.apply(hidden, self.head.weight, targets, positions, sampling)  # type: ignore[return-value]
         size = max(1, CHUNK_ELEMENTS // self.vocab_size)
         if len(targets) <= size:
@@ -313,9 +235,9 @@ class LanguageModel(Network):
         return torch.cat(parts)
 
     def _chunk(self, hidden, targets, positions, sampling: Sampling) -> torch.Tensor:
-        return -torch.nn.functional.cross_entropy(
-            warp_logits(self.logits(hidden), sampling, positions), targets, reduction="none"
-        )
+        with self.active():
+            scores = warp_logits(self.logits(hidden), sampling, positions)
+        return -torch.nn.functional.cross_entropy(scores, targets, reduction="none")
 
     def exact_kl(
         self,
@@ -340,8 +262,9 @@ class LanguageModel(Network):
         return torch.cat(parts)
 
     def _kl_chunk(self, reference: LanguageModel, hidden, ref_hidden, positions, sampling: Sampling) -> torch.Tensor:
-        ours = warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1)
-        with torch.no_grad():
+        with self.active():
+            ours = warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1)
+        with torch.no_grad(), reference.active():
             theirs = warp_logits(reference.logits(ref_hidden), sampling.reference, positions).log_softmax(-1)
         difference = (ours - theirs).masked_fill(
             ours.isneginf(), 0.0
@@ -363,9 +286,9 @@ class LanguageModel(Network):
         lengths = np.asarray(lengths)
         hidden, _, positions = self.hidden_states(contexts, tokens, lengths)
         result = np.zeros((*tokens.shape, self.vocab_size))
-        result[np.arange(tokens.shape[1]) < lengths[:, None]] = (
-            warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1).double().cpu().numpy()
-        )
+        with self.active():
+            scores = warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1)
+        result[np.arange(tokens.shape[1]) < lengths[:, None]] = scores.double().cpu().numpy()
         return result
 
     def cursor(self, context: Sequence[int], sampling: Sampling) -> _Cursor:
@@ -383,6 +306,7 @@ class _Cursor:
     @torch.no_grad()
     def logprobs(self) -> np.ndarray:
         if self.current is None:
+            self.model.check_length(self.seen + len(self.pending))
             ids = torch.as_tensor([self.pending], device=self.model.device)
             positions = torch.arange(self.seen, self.seen + len(self.pending), device=self.model.device)[None]
             with self.model.active():
@@ -402,13 +326,3 @@ def _picked(states: torch.Tensor, valid: np.ndarray) -> torch.Tensor:
     """The states (M, H) of (B, T, H) that are valid; where all are, nothing is copied, now or in
     the backward pass."""
     return states.reshape(-1, states.shape[-1]) if valid.all() else states[torch.as_tensor(valid, device=states.device)]
-
-
-def _distinct(contexts: Sequence[Sequence[int]]) -> tuple[Sequence[Sequence[int]], np.ndarray | None]:
-    """The different contexts, and for each row which of them it has; None where too few are equal
-    for sharing to pay."""
-    numbers: dict[tuple[int, ...], int] = {}
-    place = [numbers.setdefault(tuple(context), len(numbers)) for context in contexts]
-    if 2 * len(numbers) > len(contexts):
-        return contexts, None
-    return [list(context) for context in numbers], np.array(place)

@@ -8,8 +8,10 @@ from then on there is one way to ask it. Nothing here knows turns, sampling or l
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +20,10 @@ from ..errors import ConfigError
 from . import probe
 from .gpt2 import GPT2, KeysAndValues
 from .logits import BLOCK
-from .tokenizer import TextTokenizer
+from .tokenizer import TextTokenizer, ends_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SMALL", "Network", "positions_of"]
 
@@ -36,35 +41,76 @@ class Network:
         scale, cap: What the model does to the product of its head.
         gives_hidden: Whether states are hidden states. They are logits where nobody knows how the
             model makes those.
-        plain_head: Whether logits are the product of the head and nothing else.
+        fixed: Names of parameters that are no weights, such as tables of sines: the architecture
+            freezes them.
+        max_positions: Positions that may be used, None where the model does not say. Fewer than it
+            has where its rotary factors switch with the longest row of a batch.
         takes_grid: Whether a cached step takes a ready-made mask.
         short: The short way through a small GPT-2.
     """
 
     def __init__(self, module: Any, tokenizer: TextTokenizer, adapter: str | None = None):
-        self.module, self.tokenizer, self.adapter = module.eval(), tokenizer, adapter
-        self.is_peft = hasattr(module, "peft_config")
-        self.causal = module.get_base_model() if self.is_peft else module
+        self.tokenizer = tokenizer
+        self.entered: list[str | None] = []
+        self.short: GPT2 | None = None
+        self._hold(module, adapter)
+        frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+        self.fixed = frozenset(frozen if len(frozen) < len(list(module.parameters())) else ())
         config = self.causal.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
-        self.max_positions = getattr(config, "max_position_embeddings", None)
-        self.cache_name = probe.cache_name(self.causal.base_model)
-        self.head = self.causal.get_output_embeddings()
-        self.backbone = self.causal.base_model
+        self.tokenizer = tokenizer.with_ends(ends_of(getattr(self.causal, "generation_config", None), config))
         if self.tokenizer.vocab_size != self.vocab_size:
             raise ConfigError(
                 f"the tokenizer knows {self.tokenizer.vocab_size} ids and the model {self.vocab_size}; they do not "
                 "belong together."
             )
         self.is_small = sum(parameter.numel() for parameter in module.parameters()) < SMALL
-        self.short: GPT2 | None = None
+        self.max_positions = getattr(config, "max_position_embeddings", None)
         self.hidden_size, self.scale, self.cap, self.gives_hidden = probe.head(self)
-        transformed = self.scale != 1 or self.cap is not None
-        self.plain_head = (
-            self.gives_hidden and not transformed and type(self.head) is torch.nn.Linear and self.head.bias is None
-        )
-        self.takes_grid = probe.takes_grid(self, probe.cached_state(self))
+        step = probe.check(self)
+        self.max_positions = probe.positions(self)
+        self.takes_grid = probe.takes_grid(self, step)
         self.short = probe.short_way(self)
+
+    def _hold(self, module: Any, adapter: str | None) -> None:
+        """Takes up a model, of which nothing is known yet, or everything by another one like it."""
+        self.module, self.adapter = module.eval(), adapter
+        self.is_peft = hasattr(module, "peft_config")
+        if self.is_peft and any(config.is_prompt_learning for config in module.peft_config.values()):
+            raise ConfigError(
+                "the model carries adapters that put something before the text (prompt learning); expected adapters of "
+                "its layers, such as LoRA."
+            )
+        self.causal = module.get_base_model() if self.is_peft else module
+        self.backbone, self.cache_name = probe.backbone(self.causal)
+        taken = inspect.signature(self.causal.forward).parameters
+        self._keep_logits = "logits_to_keep" in taken
+        self.head = self.causal.get_output_embeddings()
+
+    def around(self, module: Any, adapter: str | None = None) -> Self:
+        """A view of another module of the same architecture and configuration, which need not be
+        tried again: a copy, or the model with adapters."""
+        view = copy.copy(self)
+        view.entered, short = [], self.short is not None
+        view._hold(module, adapter)
+        view.short = GPT2(view.backbone) if short and not view.is_peft else None
+        return view
+
+    @property
+    def plain_head(self) -> bool:
+        """Whether logits are the product of the head and nothing else."""
+        transformed = self.scale != 1 or self.cap is not None
+        return self.gives_hidden and not transformed and type(self.head) is torch.nn.Linear and self.head.bias is None
+
+    @property
+    def why_positions(self) -> str:
+        """Why there are fewer positions than the configuration says, or nothing."""
+        declared = getattr(self.causal.config.get_text_config(), "max_position_embeddings", None)
+        if declared == self.max_positions:
+            return ""
+        return (
+            f" of {declared} in which a row does not depend on how long its neighbours are (its rotary factors switch)"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -73,24 +119,46 @@ class Network:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Makes the module behave as this view while inside."""
+        """Makes the module behave as this view while inside, and afterwards as the view inside
+        which this one was asked for, if there is one."""
         if not self.is_peft:
             yield
-        elif self.adapter is None:
-            with self.module.disable_adapter():
+            return
+        outer = self.entered[-1] if self.entered else self.adapter
+        tuner: Any = self.module.base_model
+        self.entered.append(self.adapter)
+        try:
+            if self.adapter is None:
+                with self.module.disable_adapter():
+                    yield
+            else:
+                if outer is None:
+                    tuner.enable_adapter_layers()
+                self._switch(self.adapter)
                 yield
-        else:
-            if self.module.active_adapter != self.adapter:
-                self.module.set_adapter(self.adapter)
-                for name, parameter in self.module.named_parameters():
-                    if (
-                        ".lora_" in name
-                    ):  # peft freezes what is not active, and a graph over two adapters would lose gradients
-                        parameter.requires_grad_(True)
-            yield
+        finally:
+            self.entered.pop()
+            if outer is not None and self.adapter is not None:
+                self._switch(outer)
+            elif outer is None and self.adapter is not None:
+                tuner.disable_adapter_layers()
+            if self.adapter is None or outer is None:
+                self._thaw()
+
+    def _switch(self, adapter: str) -> None:
+        if self.module.active_adapter != adapter:
+            self.module.set_adapter(adapter)
+            self._thaw()
+
+    def _thaw(self) -> None:
+        """peft freezes what is not active, and a graph over two adapters would lose gradients."""
+        for name, parameter in self.module.named_parameters():
+            if ".lora_" in name:
+                parameter.requires_grad_(True)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Next-token logits (M, V) of hidden states (M, H)."""
+        """Next-token logits (M, V) of hidden states (M, H); to be asked while `active`, as the head
+        may have adapters too."""
         return self.transformed(self.head(hidden)) if self.gives_hidden else hidden
 
     def transformed(self, logits: torch.Tensor) -> torch.Tensor:
@@ -105,13 +173,7 @@ class Network:
         `room` more would be too many."""
         lengths = np.array([len(context) for context in contexts])
         width = int(lengths.max())
-        if self.max_positions is not None and width + room > self.max_positions:
-            response = f" and a response of up to {room}" if room else ""
-            raise ConfigError(
-                f"a sequence of {width} tokens{response}, but the model has {self.max_positions} positions; lower "
-                "max_context or "
-                "max_new_tokens."
-            )
+        self.check_length(width, room)
         ids = np.full((len(contexts), width), self.tokenizer.eos_id)
         for row, context in enumerate(contexts):
             ids[row, width - len(context) :] = context
@@ -120,6 +182,15 @@ class Network:
             return tensor, None, positions_of(tensor, None)
         mask = torch.as_tensor((np.arange(width) >= width - lengths[:, None]).astype(np.int64), device=self.device)
         return tensor, mask, positions_of(tensor, mask)
+
+    def check_length(self, width: int, room: int = 0) -> None:
+        """Refuses sequences of `width` tokens, and `room` more to come, where they are too long."""
+        if self.max_positions is not None and width + room > self.max_positions:
+            response = f" and a response of up to {room}" if room else ""
+            raise ConfigError(
+                f"a sequence of {width} tokens{response}, but the model has {self.max_positions} positions"
+                f"{self.why_positions}; lower max_context or max_new_tokens."
+            )
 
     def new_cache(self, room: int = 0) -> Any:
         """An empty KV cache, for `room` positions if that is known."""
@@ -144,7 +215,9 @@ class Network:
             inputs[self.cache_name] = cache
         if self.gives_hidden:
             return self.backbone(**inputs).last_hidden_state[:, -keep:]
-        return self.causal(**inputs, logits_to_keep=keep).logits
+        if self._keep_logits:
+            inputs["logits_to_keep"] = keep
+        return self.causal(**inputs).logits[:, -keep:]
 
     def last(self, ids, mask, positions, cache) -> tuple[torch.Tensor, torch.Tensor]:
         """The state (B, H) of the last column, and its logits (B, V)."""

@@ -6,16 +6,20 @@ sentence; weights come from safetensors only, so nothing in a model file is exec
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from ..errors import ConfigError, first_line
+from .bounds import refuse_absurd
 from .names import hub_advice, resolve
 from .tokenizer import TextTokenizer
 
-__all__ = ["DTYPES", "load", "pick_device", "pick_dtype", "refuse_adapter"]
+__all__ = ["DTYPES", "check_whole", "load", "pick_device", "pick_dtype", "quietly", "refuse_adapter"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """No float16: it overflows in training, which ends in NaN."""
@@ -30,25 +34,99 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
     precision, target = pick_dtype(dtype), pick_device(device)
     path = resolve(spec)
     refuse_adapter(path)
+    refuse_absurd(path)
     key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
-    bar = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
     try:
-        module: Any = AutoModelForCausalLM.from_pretrained(
-            path, use_safetensors=True, trust_remote_code=trust_remote_code, **{key: precision}
-        )
+        with quietly():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told, and refused below by name
+                **{key: precision},
+            )
     except Exception as error:  # transformers, safetensors and the hub each have their own families
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
         raise ConfigError(
             f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}{hub_advice(path)}"
         ) from error
-    finally:
-        if bar:
-            transformers.utils.logging.enable_progress_bar()
+    module, found = loaded
+    check_whole(f"the causal language model in {os.fspath(spec)!r}", module, found)
+    _freeze_tables(module)
     module.to(target)
     vocab_size = module.config.get_text_config().vocab_size
     return module, TextTokenizer.from_pretrained(path, vocab_size, trust_remote_code=trust_remote_code)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the bars and reports of transformers: what is wrong is said by us."""
+    from transformers.utils import logging
+
+    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _freeze_tables(module: Any) -> None:
+    """Freezes the parameters that the architecture itself does not train, such as tables of sines:
+    transformers forgets while it loads which they are."""
+    try:
+        with quietly(), torch.device("meta"):  # no memory, no numbers
+            made = type(module)(module.config)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError):  # it cannot be made like that
+        return
+    frozen = {name for name, parameter in made.named_parameters() if not parameter.requires_grad}
+    for name, parameter in module.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+
+
+def check_whole(what: str, module: Any, found: Mapping[str, Any]) -> None:
+    """Refuses a model that was not loaded whole: transformers fills what is missing with random
+    numbers, and leaves out layers that the configuration does not count.
+
+    Args:
+        what: What was loaded, for messages.
+        found: The loading info of `from_pretrained`.
+    """
+    missing, extra = (sorted(map(str, found.get(kind) or ())) for kind in ("missing_keys", "unexpected_keys"))
+    names = {_anywhere(name) for name, _ in module.named_parameters()}
+    if shapes := sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get("mismatched_keys") or ()):
+        raise ConfigError(f"{what} has {_some(shapes)} in another shape than its configuration says.")
+    if missing:
+        hint = "Was it saved whole?"
+        if foreign := [key for key in extra if any(key.endswith(f".{name}") for name in missing)]:
+            hint = (
+                f"It has {foreign[0]!r}, with a prefix that does not belong there; save the model inside of the "
+                "wrapper (with its value head) instead of the wrapper."
+            )
+        elif extra:
+            hint += f" It has {_some(extra)}, of which the model knows nothing."
+        raise ConfigError(f"{what} lacks {_some(missing)}; expected all weights of a {type(module).__name__}. {hint}")
+    if more := [key for key in extra if _anywhere(key) in names]:
+        raise ConfigError(
+            f"{what} has {_some(more)}, which its configuration does not count; expected the weights of a "
+            f"{type(module).__name__} as its config.json says. Was that edited?"
+        )
+
+
+def _anywhere(name: str) -> str:
+    """The name of a tensor without the numbers of its layer and expert."""
+    return re.sub(r"\d+", "#", name)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
 
 
 def refuse_adapter(path: str | os.PathLike[str]) -> None:

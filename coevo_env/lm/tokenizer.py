@@ -1,83 +1,141 @@
 """Text <-> ids with a Hugging Face tokenizer, reduced to what the rules of the game need.
 
-One idea: the rules encode whole rendered templates and decode whole responses; special tokens are
-written out in templates (`<eos>`), but for the BOS of models that begin every text with one, and
-never come out of a response, so a response cannot smuggle them into its partner's context.
+One idea: the rules render whole contexts and decode whole responses, each after the context that it
+continues; special tokens are written out in templates (`<eos>`), but for those that the tokenizer
+puts before every text, and never come out of a response, so a response cannot smuggle them into its
+partner's context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from ..errors import ConfigError, first_line
+from ..errors import ConfigError, first_line, unknown_name
 from .names import hub_advice
 
-__all__ = ["TextTokenizer"]
+__all__ = ["TextTokenizer", "ends_of"]
 
 
 class TextTokenizer:
     """Wraps a Hugging Face tokenizer.
 
     Args:
-        hf: The tokenizer. It must have an EOS token.
-        vocab_size: Rows of the model's embedding, where it has more than the tokenizer knows.
-        chat: Whether to render contexts as one user message of the tokenizer's chat template.
+        hf: The tokenizer. It must have an EOS token, where `ends` is empty.
+        vocab_size: Rows of the model's embedding, where that is another number than the tokenizer
+            knows.
+        chat: Whether to render contexts as one user message of the tokenizer's chat template;
+            "auto" does so where it has one.
+        ends: Ids that end a turn beside its EOS, see `ends_of`.
 
     Attributes:
         vocab_size: V, the number of actions.
-        eos_id: The id that ends a turn.
-        opening: What the tokenizer puts before every text by itself: its BOS as a list of one id,
-            or nothing. The rules begin contexts with it.
-        banned: Ids that are never legal: padding that is not EOS, <unk>, BOS, and rows that the
-            tokenizer does not know.
+        eos_ids: The ids that end a turn: the tokenizer's EOS, `ends`, and the token with which its
+            chat template closes an answer.
+        eos_id: The first of them.
+        opening: What the tokenizer puts before every text by itself, such as its BOS. `render`
+            begins contexts with it.
+        banned: Ids that are never legal: padding that ends no turn, <unk>, BOS, `opening`, and ids
+            of the model that the tokenizer does not know.
 
     Raises:
-        ConfigError: The tokenizer has no EOS token, or no chat template when `chat` is set.
+        ConfigError: There is no EOS token, or no chat template when `chat` is True.
     """
 
-    def __init__(self, hf: Any, vocab_size: int | None = None, chat: bool = False):
+    def __init__(self, hf: Any, vocab_size: int | None = None, chat: bool | str = False, ends: Iterable[int] = ()):
         self.hf = hf
         name = getattr(hf, "name_or_path", "") or type(hf).__name__
-        if hf.eos_token_id is None:
+        template = bool(getattr(hf, "chat_template", None))
+        if not isinstance(chat, bool) and chat != "auto":
+            raise unknown_name("chat setting", str(chat), ["auto", "true", "false"])
+        if chat is True and not template:
+            raise ConfigError(f"the tokenizer {name!r} has no chat template; leave chat off.")
+        self.chat = template if chat == "auto" else bool(chat)
+        vocabulary = hf.get_vocab()
+        self.known = frozenset(vocabulary.values())
+        self._spaced = any(token.startswith("▁") for token in vocabulary)
+        self.vocab_size = int(vocab_size or max(self.known) + 1)
+        own = () if hf.eos_token_id is None else (int(hf.eos_token_id),)
+        self.eos_ids = self._within((*own, *ends, *self._closing()))
+        if not self.eos_ids or own != self.eos_ids[: len(own)]:
             raise ConfigError(
-                f"the tokenizer {name!r} has no EOS token; a turn ends with EOS, so one is needed. "
+                f"the tokenizer {name!r} has "
+                + (f"the EOS id {own[0]}, of a model of {self.vocab_size} ids" if own else "no EOS token")
+                + "; a turn ends with EOS, so one is needed. "
                 "Set `tokenizer.eos_token` to one of its tokens and save it again."
             )
-        if chat and not getattr(hf, "chat_template", None):
-            raise ConfigError(f"the tokenizer {name!r} has no chat template; leave chat off.")
-        self.chat = chat
-        self.known = len(hf)
-        self.vocab_size = max(int(vocab_size or 0), self.known)
-        self.eos_id = int(hf.eos_token_id)
-        special = {hf.pad_token_id, hf.unk_token_id, hf.bos_token_id} - {None, self.eos_id}
-        self.banned = tuple(sorted(special | set(range(self.known, self.vocab_size))))
-        self.opening = [] if chat else self._opening()  # a chat template writes its own
+        self.eos_id = self.eos_ids[0]
+        opening = self._opening()
+        self.opening = [] if self.chat else opening  # a chat template writes its own
+        self._special = {hf.pad_token_id, hf.unk_token_id, hf.bos_token_id, *opening} - {None}
+        self.banned = self._banned()
         added = [token.content for token in getattr(hf, "added_tokens_decoder", {}).values() if token.special]
         self._markers = [token for token in dict.fromkeys([*hf.all_special_tokens, *added]) if token]
 
+    def with_ends(self, ends: Iterable[int]) -> TextTokenizer:
+        """The same tokenizer where these ids end a turn, too."""
+        eos_ids = self._within((*self.eos_ids, *ends))
+        if eos_ids == self.eos_ids:
+            return self
+        other = copy.copy(self)
+        other.eos_ids, other.banned = eos_ids, other._banned(eos_ids)
+        return other
+
+    def with_chat(self, chat: bool | str) -> TextTokenizer:
+        """The same tokenizer with another setting of `chat`."""
+        return TextTokenizer(self.hf, self.vocab_size, chat, self.eos_ids)
+
+    def _within(self, ids: Iterable[int]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(i for i in ids if 0 <= i < self.vocab_size))
+
+    def _banned(self, eos_ids: Sequence[int] | None = None) -> tuple[int, ...]:
+        unknown = set(range(self.vocab_size)) - self.known
+        return self._within(sorted((self._special | unknown) - set(self.eos_ids if eos_ids is None else eos_ids)))
+
     def _opening(self) -> list[int]:
-        bos = self.hf.bos_token_id
-        try:
-            added, plain = (self.hf.encode("1", add_special_tokens=add) for add in (True, False))
-        except Exception:  # there are tokenizers that cannot write this
+        for text in ("1", "a", *islice(self.hf.get_vocab(), 64)):
+            try:
+                added, plain = (self.hf.encode(text, add_special_tokens=add) for add in (True, False))
+            except Exception:  # there are tokenizers that cannot write this
+                continue
+            if plain and not set(plain) & set(self.hf.all_special_ids):
+                starts = range(len(added) - len(plain) + 1)
+                return added[: next((i for i in starts if added[i : i + len(plain)] == plain), 0)]
+        return []
+
+    def _closing(self) -> list[int]:
+        """The special token with which the chat template closes an answer, if there is one."""
+        if not getattr(self.hf, "chat_template", None):
             return []
-        return [int(bos)] if bos is not None and added[: 1 + len(plain)] == [bos, *plain] else []
+        talk = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "ANSWER"}]
+        try:
+            after = self.hf.apply_chat_template(talk, tokenize=False).rpartition("ANSWER")[2].lstrip()
+            first = self.hf.encode(after, add_special_tokens=False)[:1]
+        except Exception:  # a template may refuse anything
+            return []
+        added = getattr(self.hf, "added_tokens_decoder", {})
+        special = {*self.hf.all_special_ids, *(i for i, token in added.items() if token.special)}
+        return [i for i in first if i in special and i != self.hf.bos_token_id]
 
     @classmethod
     def from_pretrained(
-        cls, path: str, vocab_size: int | None = None, *, trust_remote_code: bool = False
+        cls,
+        path: str,
+        vocab_size: int | None = None,
+        *,
+        trust_remote_code: bool = False,
+        chat: bool | str = False,
     ) -> TextTokenizer:
         """Loads the tokenizer in a directory or of a hub name; `vocab_size` defaults to that of the
-        model's configuration."""
-        from transformers import AutoConfig, AutoTokenizer
+        model's configuration, and turns end where that says so, too."""
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
         try:
             hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-            if vocab_size is None:
-                vocab_size = (
-                    AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config().vocab_size
-                )
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config()
+            vocab_size = config.vocab_size if vocab_size is None else vocab_size
         except MemoryError:
             raise
         except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
@@ -88,22 +146,30 @@ class TextTokenizer:
             raise ConfigError(
                 f"no tokenizer could be loaded from {path!r}: {type(error).__name__}: {first_line(error)}{hint}"
             ) from error
-        return cls(hf, vocab_size)
+        try:
+            generation = GenerationConfig.from_pretrained(path)
+        except OSError:  # there need be none
+            generation = None
+        return cls(hf, vocab_size, chat, ends_of(generation, config))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; special tokens in it are recognised, none is added."""
-        if self.chat:
-            return self.encode_chat([{"role": "user", "content": text}])
+        """Ids of a text; special tokens in it are recognised, none is added.
+
+        Raises:
+            ConfigError: The tokenizer cannot write it, or the model has no such ids.
+        """
         try:
-            return self.hf.encode(text, add_special_tokens=False)
+            ids = self.hf.encode(text, add_special_tokens=False)
         except Exception as error:  # what the tokenizers library raises has no class of its own
             raise ConfigError(
                 f"the tokenizer cannot write {text[:60]!r}: {error}. Do task and model belong together?"
             ) from error
+        return self._readable(text, ids)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a chat, the last message being the user's, up to where the answer begins."""
-        return self._chat(messages, tokenize=True, return_dict=True)["input_ids"]
+        ids = self._chat(messages, tokenize=True, return_dict=True)["input_ids"]
+        return self._readable(str(messages[-1].get("content")), ids)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text whose ids `encode_chat` gives."""
@@ -127,17 +193,58 @@ class TextTokenizer:
                 "roles that this model knows, in the order that it wants."
             ) from error
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of a response, free of special tokens, also of those spelled out by ordinary
-        ones."""
-        text = self.hf.decode(
-            [i for i in ids if i < self.known], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def render(self, text: str) -> list[int]:
+        """Ids of a whole context: the text as a message of the user where `chat` is on, else the
+        text after `opening`."""
+        if self.chat:
+            return self.encode_chat([{"role": "user", "content": text}])
+        ids, opening = self.encode(text), self.opening
+        return [*opening, *ids] if opening and ids[: len(opening)] != opening else ids
+
+    def _readable(self, text: str, ids: list[int]) -> list[int]:
+        if ids and max(ids) >= self.vocab_size:
+            raise ConfigError(
+                f"the tokenizer writes {text[:60]!r} with the id {max(ids)}, and the model has ids from 0 to "
+                f"{self.vocab_size - 1}; expected a tokenizer that belongs to the model, or a text without that token."
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int], context: Sequence[int] = ()) -> str:
+        """Text of a response, free of special tokens, also of those spelled out by ordinary ones.
+
+        Args:
+            ids: The response.
+            context: What it continues. Tokens that carry the space before their word ("▁the")
+                lose it where nothing stands before them; tokens that are bare words have none.
+        """
+        text = self._text(ids)
+        if self._spaced and len(context) and (before := self._text(context)):
+            together = self._text([*context, *ids])
+            text = together[len(before) :] if together.startswith(before) else text
         while any(marker in text for marker in self._markers):  # taking one out may join what is around it to another
             for marker in self._markers:
                 text = text.replace(marker, "")
         return text
 
+    def _text(self, ids: Sequence[int]) -> str:
+        ids = [i for i in ids if i in self.known]
+        return self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself, special tokens included; for display."""
-        return [self.hf.decode([i], clean_up_tokenization_spaces=False) if i < self.known else "" for i in ids]
+        said = [self.hf.decode([i], clean_up_tokenization_spaces=False) if i in self.known else "" for i in ids]
+        raw = self.hf.convert_ids_to_tokens([i if i in self.known else self.eos_id for i in ids])
+        return [
+            f" {piece}" if str(token).startswith("\u2581") and not piece.startswith(" ") else piece
+            for piece, token in zip(said, raw, strict=True)
+        ]
+
+
+def ends_of(*configs: Any) -> tuple[int, ...]:
+    """The ids that end a turn by a model's configurations of generation and architecture, each of
+    which may be None, and may name one id or several."""
+    found: list[int] = []
+    for config in configs:
+        ids = getattr(config, "eos_token_id", None)
+        found += [] if ids is None else [int(i) for i in (ids if isinstance(ids, (list, tuple)) else [ids])]
+    return tuple(dict.fromkeys(found))

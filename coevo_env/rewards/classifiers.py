@@ -123,7 +123,7 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from ..lm.pretrained import refuse_adapter
+    from ..lm.pretrained import check_whole, quietly, refuse_adapter
 
     refuse_adapter(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,10 +131,10 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
         raise ConfigError(f"classifier_reward: device={device!r}, but this PyTorch finds no CUDA; use device='cpu'.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        network, found = AutoModelForSequenceClassification.from_pretrained(
-            model, trust_remote_code=False, output_loading_info=True
-        )
-        network = network.float().eval().to(device)
+        with quietly():
+            network, found = AutoModelForSequenceClassification.from_pretrained(
+                model, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
@@ -143,11 +143,8 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
             "a "
             "text-classification model (which needs network) or a directory that holds one, with its tokenizer."
         ) from error
-    if lacking := sorted(found["missing_keys"]) + sorted(map(str, found.get("mismatched_keys", ()))):
-        raise ConfigError(
-            f"classifier_reward: the model {model!r} has no weights for {', '.join(lacking[:4])}, so they would be "
-            "random and so would the scores; expected a model that was trained as a text classifier."
-        )
+    check_whole(f"classifier_reward: the text classifier {model!r}", network, found)
+    network = network.float().eval().to(device)
     if tokenizer.model_max_length > 10**9:  # the tokenizer does not know the limit, the model does
         tokenizer.model_max_length = getattr(network.config, "max_position_embeddings", None) or 512
     return tokenizer, network

@@ -40,6 +40,50 @@ BIASED = ((0.0, -1.0, 0.25), (1.0, 0.0, -0.25), (-0.25, 0.25, 0.0))
 MAX_MOVES = 8
 
 
+@dataclass(frozen=True, eq=False)  # arrays have no truth value
+class Payoffs:
+    """What moves earn against each other, by the pioneer's matrix (M, M)."""
+
+    matrix: np.ndarray
+
+    def __call__(self, prompts: Sequence[Prompt], said: Sequence[tuple[str, ...]]) -> list[list[float]]:
+        result = []
+        stake = float(np.abs(self.matrix).max())
+        for texts in said:
+            played = [_move(text, len(self.matrix)) for text in texts]
+            if len(played) == 1:
+                result.append([-stake if played[0] is None else float(self.matrix[played[0]].mean())])
+                continue
+            earned = [0.0] * len(played)
+            for i, j in combinations(range(len(played)), 2):
+                paid = self._versus(played[i], played[j], stake) / (len(played) - 1)
+                earned[i] += paid
+                earned[j] -= paid
+            result.append(earned)
+        return result
+
+    def _versus(self, first: int | None, second: int | None, stake: float) -> float:
+        if first is None or second is None:
+            return stake * ((first is not None) - (second is not None))
+        return float(self.matrix[first, second])
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no truth value
+class BestAnswer:
+    """The best answer to the last move seen, or to an opponent who moves at random."""
+
+    matrix: np.ndarray
+
+    def __call__(self, prompt: Prompt, seen: Sequence[str]) -> str:
+        move = _move(seen[-1], len(self.matrix)) if seen else None
+        return str(int(np.argmax(self.matrix.mean(1) if move is None else -self.matrix[move])) + 1)
+
+
+def _move(text: str, moves: int) -> int | None:
+    """The number of the move that a text is, if it is one."""
+    return {str(number + 1): number for number in range(moves)}.get(text.strip())
+
+
 def task(payoff: Sequence[Sequence[float]] = BIASED) -> Task:
     """The game.
 
@@ -53,51 +97,24 @@ def task(payoff: Sequence[Sequence[float]] = BIASED) -> Task:
     evaluation, earns the mean against an opponent who moves uniformly at random.
     """
     matrix = _matrix(payoff)
-    moves, stake = len(matrix), float(np.abs(matrix).max())
+    moves = len(matrix)
     if matrix.shape != (moves, moves) or moves < 2:
         raise ConfigError(
             f"matching task with a payoff of shape {matrix.shape}; expected a square matrix of at least 2 moves."
         )
-    names = {str(move + 1): move for move in range(moves)}
-
-    def versus(first: int | None, second: int | None) -> float:
-        if first is None or second is None:
-            return stake * ((first is not None) - (second is not None))
-        return float(matrix[first, second])
-
-    def payoffs(prompts: Sequence[Prompt], said: Sequence[tuple[str, ...]]) -> list[list[float]]:
-        result = []
-        for texts in said:
-            played = [names.get(text.strip()) for text in texts]
-            if len(played) == 1:
-                result.append([-stake if played[0] is None else float(matrix[played[0]].mean())])
-                continue
-            earned = [0.0] * len(played)
-            for i, j in combinations(range(len(played)), 2):
-                paid = versus(played[i], played[j]) / (len(played) - 1)
-                earned[i] += paid
-                earned[j] -= paid
-            result.append(earned)
-        return result
-
-    def answer(prompt: Prompt, seen: Sequence[str]) -> str:
-        """The best answer to the last move seen, or to an opponent who moves at random."""
-        move = names.get(seen[-1].strip()) if seen else None
-        return str(int(np.argmax(matrix.mean(1) if move is None else -matrix[move])) + 1)
-
     return Task(
         name="matching",
         train=["0"],
         validation=["0 1"],
         test=["0 0"],
-        joint_rewards={"payoff": payoffs},
+        joint_rewards={"payoff": Payoffs(matrix)},
         templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"},
         max_new_tokens=1,
         min_new_tokens=1,
         max_context=8,
         model="table",
         tokenizer=IntTokenizer(moves + 1),
-        scripted=answer,
+        scripted=BestAnswer(matrix),
         description=f"zero-sum token game with a known equilibrium ({moves} moves)",
     )
 

@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, whole
 from ..game.reference import IntTokenizer, ReferencePolicy
 from ..game.rules import Rules
 from ..game.task import Prompt, Task
@@ -28,6 +28,35 @@ from ..game.task import Prompt, Task
 __all__ = ["Optimum", "Value", "optimum", "responses", "task", "value_of"]
 
 MAX_RESPONSES = 200_000
+MOST_TOKENS, MOST_STEPS = 100_000, 10_000
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What copies of the prompt's last id in a response of `budget` tokens earn."""
+
+    budget: int
+
+    def __call__(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+        return [
+            text.split().count(prompt.split()[-1]) / self.budget for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+
+def ascents(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    """How many neighbours in a response stand in ascending order."""
+    ids = [[int(word) for word in text.split()] for text in texts]
+    return [float(sum(a < b for a, b in pairwise(row))) for row in ids]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Whoever says nothing but the prompt's last id, `budget` times."""
+
+    budget: int
+
+    def __call__(self, prompt: Prompt, seen: Sequence[str]) -> str:
+        return " ".join([prompt.split()[-1]] * self.budget)
 
 
 def task(vocab_size: int = 5, max_new_tokens: int = 3, prompts: int = 2) -> Task:
@@ -40,33 +69,26 @@ def task(vocab_size: int = 5, max_new_tokens: int = 3, prompts: int = 2) -> Task
             the test split "1 1", "2 2", ..., the validation split "2 1", "3 2", ... (the last token
             counts).
     """
+    for name, value, most in (("vocab_size", vocab_size, MOST_TOKENS), ("max_new_tokens", max_new_tokens, MOST_STEPS)):
+        whole(f"task 'toy': {name}", value, 1, "a model and a table of that size are made", most=most)
     if vocab_size < 3 or not 1 <= prompts < vocab_size:
         raise ConfigError(
             f"toy task with vocab_size={vocab_size}, prompts={prompts}; expected vocab_size >= 3 and 1 <= prompts < "
             "vocab_size."
         )
 
-    def matches(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-        return [
-            text.split().count(prompt.split()[-1]) / max_new_tokens for prompt, text in zip(prompts, texts, strict=True)
-        ]
-
-    def ascents(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-        ids = [[int(word) for word in text.split()] for text in texts]
-        return [float(sum(a < b for a, b in pairwise(row))) for row in ids]
-
     return Task(
         name="toy",
         train=[str(i + 1) for i in range(prompts)],
         validation=[f"{(i + 1) % (vocab_size - 1) + 1} {i + 1}" for i in range(prompts)],
         test=[f"{i + 1} {i + 1}" for i in range(prompts)],
-        rewards={"matches": matches, "ascents": (0.25, ascents)},
+        rewards={"matches": Matches(max_new_tokens), "ascents": (0.25, ascents)},
         templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"},
         max_new_tokens=max_new_tokens,
         max_context=4 * max_new_tokens + 2,
         model="table",
         tokenizer=IntTokenizer(vocab_size),
-        scripted=lambda prompt, seen: " ".join([prompt.split()[-1]] * max_new_tokens),
+        scripted=Repeats(max_new_tokens),
         description=f"token-level toy with a closed-form optimum (V={vocab_size}, T={max_new_tokens})",
     )
 

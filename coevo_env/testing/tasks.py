@@ -123,7 +123,7 @@ def _check_templates(task: Task) -> list[str]:
 def _check_contexts(rules: Rules) -> None:
     """Every context of every prompt, also after the longest responses."""
     legal = np.flatnonzero(rules.sampling.mask(rules.vocab_size, 0))
-    legal = legal[legal != rules.eos_id]
+    legal = legal[~np.isin(legal, rules.eos_ids)]
     draw = np.random.default_rng(0)
     for i in range(len(rules.prompts)):
         prompt = rules.task.prompt(rules.split, i)
@@ -175,7 +175,7 @@ def _random(rules: Rules, count: int, seed: int) -> list[str]:
     draw = np.random.default_rng(seed)
     legal = np.flatnonzero(rules.sampling.mask(rules.vocab_size, 0))
     lengths = draw.integers(1, rules.max_new_tokens + 1, count)
-    return [rules.text(draw.choice(legal[legal != rules.eos_id], n).tolist()) for n in lengths]
+    return [rules.text(draw.choice(legal[~np.isin(legal, rules.eos_ids)], n).tolist()) for n in lengths]
 
 
 def _check_terms(rules: Rules, asked: Sequence[Prompt], texts: Mapping[str, list[str]]) -> None:
@@ -266,7 +266,7 @@ def _play(game: BatchEnv, policy: Any = None) -> np.ndarray:
             continue
         legal = np.flatnonzero(rules.sampling.mask(rules.vocab_size, 0))
         tokens = legal[(turn.uniforms() * len(legal)).astype(int)]  # (B, T)
-        ends = (tokens == rules.eos_id) & (np.arange(tokens.shape[1]) >= rules.sampling.min_new_tokens)
+        ends = np.isin(tokens, rules.eos_ids) & (np.arange(tokens.shape[1]) >= rules.sampling.min_new_tokens)
         lengths = np.where(ends.any(1), ends.argmax(1) + 1, tokens.shape[1])
         game.submit_turn(tokens, lengths, np.full(tokens.shape, -math.log(len(legal))))
     assert game.scores is not None

@@ -338,7 +338,8 @@ def test_contexts_in_a_chat_template():
     hf.chat_template = (
         "{% for message in messages %}7 {{ message['content'] }} {% endfor %}{% if add_generation_prompt %}8{% endif %}"
     )
-    assert TextTokenizer(hf, chat=True).encode("3 4") == [7, 3, 4, 8]
+    assert TextTokenizer(hf, chat=True).render("3 4") == [7, 3, 4, 8]
+    assert TextTokenizer(hf, chat=True).encode("3 4") == [3, 4]
 
 
 def test_special_tokens_cannot_be_smuggled_into_a_context():
@@ -396,7 +397,8 @@ def test_equal_contexts_are_read_once_and_nothing_else_changes(kind, monkeypatch
         return drawn, logprobs.detach(), hidden.detach(), positions, gradient, rows[0]
 
     shared = everything()
-    monkeypatch.setattr("coevo_env.lm.model._distinct", lambda contexts: (contexts, None))
+    for module in ("model", "sampler"):
+        monkeypatch.setattr(f"coevo_env.lm.{module}.distinct", lambda contexts: (contexts, None))
     alone = everything()
     assert (shared[5], alone[5]) == (3, 12)
     assert np.array_equal(shared[0].tokens, alone[0].tokens)

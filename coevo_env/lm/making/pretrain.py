@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from ...errors import ConfigError
 from ...rng import rng
-from ..probe import cache_name
+from ..probe import backbone
 from . import grammar
 
 __all__ = ["PretrainConfig", "build_tokenizer", "evaluate", "pretrain", "save"]
@@ -237,7 +237,7 @@ def sample(model, contexts: Sequence[Sequence[int]], new_tokens: int, seed: int)
     mask = (ids != _PAD).long()  # (B, L)
     uniform = torch.from_numpy(rng(seed, stream="evaluation").random((len(contexts), new_tokens)))  # (B, T)
     tokens, positions, new = ids, (mask.cumsum(1) - 1).clamp(min=0), []
-    cache = {cache_name(model): DynamicCache()}
+    cache = {backbone(model)[1]: DynamicCache()}
     for t in range(new_tokens):
         out = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=True, **cache)
         cumulative = out.logits[:, -1].double().softmax(-1).cumsum(-1)  # (B, V)

@@ -1,0 +1,231 @@
+"""What a run rests on, as digests: the initial model, its tokenizer, the task, the settings, and
+the versions of the libraries that reward.
+
+One idea: a number of a run means something only beside what it was made from, so that is written
+down when the run begins, and whoever goes on with the run, or measures its agents again, compares.
+What is compared are values (tensors, ids, prompts), not files, which can be written in other bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from coevo_env.errors import ConfigError
+from coevo_env.game.task import Task
+from coevo_env.lm.model import LanguageModel
+
+__all__ = ["FREE", "compare", "inputs", "libraries", "model_digests", "settings_digest", "task_digests"]
+
+FREE = ("iterations", "trust_remote_code")
+"""Settings that may be others when a run goes on."""
+
+SPLITS = ("train", "validation", "test")
+
+
+def inputs(config: Mapping[str, Any], base: LanguageModel, task: Task) -> dict[str, Any]:
+    """The digests of a run.
+
+    Args:
+        config: Its settings as plain data.
+        base: The initial model.
+        task: The task.
+    """
+    return {
+        "settings": settings_digest(config),
+        "model": model_digests(base),
+        "task": task_digests(task),
+        "libraries": libraries(task),
+    }
+
+
+def compare(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: str) -> None:
+    """Compares what a run rests on with what is there now.
+
+    Args:
+        saved: `inputs` as the run folder has them; None of a run before there were any.
+        now: Any part of `inputs`.
+        where: What to call the run.
+
+    Raises:
+        ConfigError: Something differs; the message names all of it, and what to do.
+    """
+    wrong = []
+    for kind, values in now.items():
+        old = (saved or {}).get(kind)
+        if old is None or old == values:
+            continue
+        names = sorted(name for name in {*old, *values} if old.get(name) != values.get(name))
+        for name in names:
+            if kind == "libraries":
+                wrong.append(f"{name} is {values.get(name, 'not there')} and was {old.get(name, 'not used')}")
+            else:
+                wrong.append(WORDS.get((kind, name), f"the {name} of the {kind}"))
+    if wrong:
+        raise ConfigError(
+            f"{where} was made with something else than what is there now; different are: {'; '.join(wrong)}. Its "
+            "numbers would be those of neither. Put back what it was made with, or start a new run."
+        )
+
+
+WORDS = {
+    ("model", "weights"): "the weights of the initial model",
+    ("model", "tokenizer"): "the tokenizer",
+    **{("task", split): f"the {split} prompts of the task" for split in SPLITS},
+    ("task", "text"): "the templates, lengths or name of the task",
+    ("task", "rewards"): "the source or weights of the rewards",
+}
+"""What the parts are called in messages."""
+
+
+# ---------------------------------------------------------------- the parts
+def settings_digest(config: Mapping[str, Any]) -> str:
+    """Of settings as they stand in config.json, without those that may change."""
+    return _digest([{name: value for name, value in config.items() if name not in FREE}])
+
+
+def model_digests(base: LanguageModel) -> dict[str, str]:
+    """Of all tensors by name, and of what the tokenizer does."""
+    digest, seen = hashlib.sha256(), set()
+    for name, tensor in sorted(base.module.state_dict().items()):
+        if tensor.data_ptr() in seen and tensor.numel():  # a tied head
+            continue
+        seen.add(tensor.data_ptr())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return {"weights": digest.hexdigest(), "tokenizer": _tokenizer(base.tokenizer)}
+
+
+PROBE = "It was the best of 1,234 films (by far)! \n\tNaïve – 東京 😀 <eos> don't 3.50$ HELLO  world"
+"""Encoded to see whether two tokenizers do the same."""
+
+
+def _tokenizer(tokenizer: Any) -> str:
+    hf = getattr(tokenizer, "hf", None)
+    if hf is None:
+        return _digest([type(tokenizer).__name__, tokenizer.vocab_size, tokenizer.eos_id])
+    special = [hf.eos_token_id, hf.pad_token_id, hf.unk_token_id, hf.bos_token_id]
+    try:
+        ids = hf.encode(PROBE, add_special_tokens=False)
+    except Exception:  # there are tokenizers that cannot write everything
+        ids = []
+    template = getattr(hf, "chat_template", None)
+    return _digest([sorted(hf.get_vocab().items()), special, ids, template, tokenizer.vocab_size, tokenizer.eos_id])
+
+
+def task_digests(task: Task) -> dict[str, str]:
+    """Of the prompts of each split with their answers and columns, of the templates and lengths,
+    and of the rewards as they are written."""
+    text = [
+        *(task.name, task.separator, task.max_new_tokens, task.min_new_tokens, task.max_context),
+        *(task.stop_at_newline, sorted(task.templates.items())),
+    ]
+    rewards = []
+    for kind in ("rewards", "joint_rewards"):
+        for name, value in sorted(getattr(task, kind).items()):
+            weight, function = value if isinstance(value, tuple) else (1.0, value)
+            rewards.append((kind, name, weight, source(function)))
+    prompts = {
+        split: _digest([str(p), *(getattr(p, name, None) for name in ("answer", "earlier", "info"))] for p in prompts)
+        for split, prompts in ((split, getattr(task, split)) for split in SPLITS)
+    }
+    return {**prompts, "text": _digest(text), "rewards": _digest(rewards)}
+
+
+def source(function: Any) -> list[Any]:
+    """What a reward is: its text where there is one, and the plain values that it was made with."""
+    outer, function = function, _written(function)
+    what = function if inspect.isroutine(function) or isinstance(function, type) else type(function)
+    try:
+        text = inspect.getsource(what)
+    except (OSError, TypeError):  # typed in, or not Python
+        text = ""
+    values = _state(function) | ({"": [outer.args, outer.keywords]} if isinstance(outer, functools.partial) else {})
+    return [getattr(what, "__module__", ""), getattr(what, "__qualname__", ""), text, values]
+
+
+def _written(function: Any) -> Any:
+    """The function below partial() and the wrappers that match arguments or remember results."""
+    for _ in range(20):
+        inner = getattr(function, "func", None) or getattr(function, "function", None)
+        inner = inner or getattr(function, "__wrapped__", None)
+        if not callable(inner):
+            return function
+        function = inner
+    return function
+
+
+def _state(function: Any) -> dict[str, Any]:
+    """Values that a function closes over, or attributes of an object."""
+    if inspect.isfunction(function):
+        return dict(inspect.getclosurevars(function).nonlocals)
+    if dataclasses.is_dataclass(function) and not isinstance(function, type):
+        return {field.name: getattr(function, field.name) for field in dataclasses.fields(function)}
+    return dict(getattr(function, "__dict__", {}))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can write; of anything else the class, for its repr can hold an address."""
+    if isinstance(value, Mapping):
+        return sorted([str(key), _plain(inner)] for key, inner in value.items())
+    if isinstance(value, (set, frozenset)):
+        return sorted(str(_plain(inner)) for inner in value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return value if value is None or isinstance(value, (str, int, float, bool)) else type(value).__name__
+
+
+def libraries(task: Task) -> dict[str, str]:
+    """Versions of the libraries that the modules of the rewards import; of NumPy not, which counts
+    the same in all of them."""
+    found: set[str] = set()
+    for kind in ("rewards", "joint_rewards"):
+        for value in getattr(task, kind).values():
+            function = _written(value[1] if isinstance(value, tuple) else value)
+            module = sys.modules.get(getattr(function, "__module__", "") or "")
+            found |= _imported(module)
+    versions = {}
+    for name in sorted(found):
+        for distribution in (name, DISTRIBUTIONS.get(name, name)):
+            try:
+                versions[distribution] = importlib.metadata.version(distribution)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return versions
+
+
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "PyYAML", "bs4": "beautifulsoup4"}
+"""Names of packages whose distributions are called otherwise."""
+
+
+def _imported(module: Any) -> set[str]:
+    """Top-level names of other people's packages that a module imports anywhere."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):
+        return set()
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    tops = {name.partition(".")[0] for name in names} - {"", "numpy", "coevo_env", "coevo_agents"}
+    return tops - set(sys.stdlib_module_names)
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(_plain(part)).encode() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""What a long run meets: a scheduler that stops it, a kill at a bad moment, a disk that is full,
+and other people who read its files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import runs
+from runs import assert_same_run, config, lines, train
+
+from coevo_agents.runs.checkpoint import checkpoints
+from coevo_agents.runs.folder import read_config
+from coevo_agents.training import state
+from coevo_env.tasks import make_task
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from coevo_agents.runs.folder import Interrupted
+from coevo_agents.training.loop import Run
+from coevo_env.errors import CoevoError
+import runs
+settings = runs.config(Path(sys.argv[1]), iterations=int(sys.argv[3]))
+place = Path(sys.argv[2])
+try:
+    Run(settings, place, resume=(place / "config.json").exists(), say=lambda line: print(line, flush=True)).train()
+except CoevoError as error:
+    print(error)
+    sys.exit(error.code)
+"""
+
+
+def start(model: Path, place: Path, iterations: int, **options) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(Path(runs.__file__).parent), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, model, place, str(iterations)],
+        env={**runs.ENVIRONMENT, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], place: Path, least: int) -> bool:
+    log = place / "metrics.jsonl"
+    for _ in range(6000):
+        if process.poll() is not None:
+            return False
+        if log.exists() and log.read_bytes().count(b"\n") > least:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return runs.save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_run_that_is_told_to_stop_saves_itself_and_says_how_to_go_on(name, model, tmp_path):
+    process = start(model, tmp_path / "run", 500)
+    assert wait_for(process, tmp_path / "run", 3)
+    process.send_signal(getattr(signal, name))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + getattr(signal, name)
+    assert "finishing this iteration, then saving" in said and f"coevo train --resume {tmp_path / 'run'}" in said
+    last = lines(tmp_path / "run")[-1]["iteration"]
+    assert 3 <= last < 500
+    assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"{last:06d}"
+
+
+def test_a_run_under_nohup_outlives_its_terminal(model, tmp_path):
+    process = start(model, tmp_path / "run", 12, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert wait_for(process, tmp_path / "run", 2)
+    process.send_signal(signal.SIGHUP)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert lines(tmp_path / "run")[-1]["iteration"] == 12
+
+
+@pytest.mark.parametrize("most", [*(pytest.param(most, marks=pytest.mark.slow) for most in (2_000, 6_000)), 200_000])
+def test_files_that_may_not_grow_stop_the_run_and_lose_nothing(most, model, tmp_path):
+    """With 2 kB the configuration does not fit, with 6 the logs do not, with 200 checkpoints."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    process = start(model, tmp_path / "run", 8, preexec_fn=limit)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "ulimit -f" in said and "Traceback (most recent call last)" not in said.split("Exception in thread")[0]
+    train(config(model, iterations=8), tmp_path / "run", resume=(tmp_path / "run" / "config.json").exists())
+    train(config(model, iterations=8), tmp_path / "alone")
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+
+
+def test_a_kill_between_saving_and_pruning_leaves_no_checkpoint_behind(model, tmp_path, monkeypatch):
+    settings = config(model, iterations=4, save_every=1, keep=1, eval_every=0)
+    with monkeypatch.context() as killed:
+        killed.setattr(state, "prune", lambda *arguments, **options: None)
+        train(settings, tmp_path / "run")
+    assert len(checkpoints(tmp_path / "run" / "checkpoints")) == 4
+    train(read_config(tmp_path / "run"), tmp_path / "run", resume=True)
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["000004"]
+
+
+def test_a_resumed_run_that_was_warm_started_saves_the_same_bytes(tmp_path):
+    settings = config(Path("table"), iterations=2, save_every=1, warm_start__steps=2)
+    train(settings, tmp_path / "alone")
+    shutil.copytree(tmp_path / "alone", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "000002")
+    shutil.rmtree(tmp_path / "run" / "agents")
+    train(read_config(tmp_path / "run"), tmp_path / "run", resume=True)
+    files = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone" / "agents").rglob("*.*"))
+    assert len(files) >= 8
+    for name in files:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_every_file_has_the_permissions_that_new_files_get(umask, model, tmp_path):
+    before = os.umask(umask)
+    try:
+        train(config(model, iterations=1), tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("name", ["toy", "matching"])
+def test_the_token_games_pickle(name):
+    task = make_task(name)
+    other = pickle.loads(pickle.dumps(task))
+    assert task.scripted and other.scripted
+    prompt = task.prompt("train", 0)
+    said = [task.scripted(prompt, ()), "2"]
+    assert other.scripted(prompt, ()) == said[0]
+    for terms in ("rewards", "joint_rewards"):
+        for term, value in getattr(task, terms).items():
+            mine = value[1] if isinstance(value, tuple) else value
+            theirs = getattr(other, terms)[term]
+            theirs = theirs[1] if isinstance(theirs, tuple) else theirs
+            asked = ([prompt], [said[0]]) if terms == "rewards" else ([prompt], [tuple(said)])
+            assert list(mine(*asked)) == list(theirs(*asked))
