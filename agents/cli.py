@@ -127,6 +127,9 @@ Template = Annotated[
     list[str] | None,
     typer.Option(metavar="ROLE=TEXT", help=r"What pioneer or observer reads; \n is a line break. Repeatable."),
 ]
+Chat = Annotated[
+    str | None, typer.Option(metavar="auto|true|false", help="Whether prompts go through the model's chat template.")
+]
 Model = Annotated[str | None, typer.Option(help="embedded, smollm2, a model directory, or a hub name.")]
 Learner = Annotated[str | None, typer.Option(help=f"{', '.join(LEARNERS)}, or package.module:Class.")]
 Agents = Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordinary RL fine-tuning.")]
@@ -158,6 +161,7 @@ def train(
     answer_column: AnswerColumn = None,
     reward: Reward = None,
     template: Template = None,
+    chat: Chat = None,
     model: Model = None,
     learner: Learner = None,
     agents: Agents = None,
@@ -174,6 +178,7 @@ def train(
     model, in about two minutes."""
     named = {
         "task": task,
+        "chat": chat,
         "model": model,
         "learner": learner,
         "num_agents": agents,
@@ -276,6 +281,8 @@ def evaluate(
         given = {"device": device, "eval_prompts": prompts, "eval_draws": draws}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         assessed = assess(config, models, reference)
+    for note in assessed.notes:
+        errors.print(note, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         _say(json.dumps(assessed.to_dict(), indent=2))
         return

@@ -80,3 +80,22 @@ def test_words_that_are_not_in_the_vocabulary_are_told(place):
 def test_what_cannot_be_meant_is_refused(given, says):
     with pytest.raises(ConfigError, match=says):
         own_data(*given)
+
+
+@pytest.mark.parametrize("chat", ["auto", "true", "false"])
+def test_prompts_go_through_the_chat_template_where_asked(chat, tmp_path):
+    from transformers import AutoTokenizer
+
+    model = runs.save_tiny(tmp_path / "tiny", None)
+    hf = AutoTokenizer.from_pretrained(model)
+    hf.chat_template = "{% for m in messages %}7 {{ m['content'] }} {% endfor %}8"
+    hf.save_pretrained(model)
+    (tmp_path / "p.txt").write_text("".join(f"{i}\n" for i in range(2, 6)))
+    words = ["--prompts", "p.txt", "--reward", "length:3", "--model", "tiny", "--chat", chat, "--out", "run"]
+    done = runs.coevo("train", *words, *SHORT[2:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rendered = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
+    assert rendered and all((line[:2] == "7 ") == (chat != "false") for line in rendered), done.stdout
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["chat"] == (
+        {"true": True, "false": False}.get(chat, chat)
+    )
