@@ -90,7 +90,7 @@ def test_prompts_go_through_the_chat_template_where_asked(chat, tmp_path):
     hf = AutoTokenizer.from_pretrained(model)
     hf.chat_template = "{% for m in messages %}7 {{ m['content'] }} {% endfor %}8"
     hf.save_pretrained(model)
-    (tmp_path / "p.txt").write_text("".join(f"{i}\n" for i in range(2, 6)))
+    (tmp_path / "p.txt").write_text("".join(f"{i}\n" for i in [f"{a} {b}" for a in range(2, 7) for b in range(2, 7)]))
     words = ["--prompts", "p.txt", "--reward", "length:3", "--model", "tiny", "--chat", chat, "--out", "run"]
     done = runs.coevo("train", *words, *SHORT[2:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
