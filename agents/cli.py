@@ -104,58 +104,81 @@ def _all(
     pass
 
 
+# The options of `coevo train`.
+Preset = Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings from a TOML file, or those of a run: RUN/config.json."),
+]
+Task = Annotated[str | None, typer.Option(help="Task name (see `coevo tasks`), or package.module:function.")]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Prompts of your own (JSONL, JSON, CSV, TSV, text, Parquet, a folder, hub:owner/name): task own.",
+    ),
+]
+PromptColumn = Annotated[str | None, typer.Option(help="Column of the prompts.")]
+AnswerColumn = Annotated[str | None, typer.Option(help="Column of the gold answers.")]
+Reward = Annotated[
+    str | None, typer.Option(help="Reward of your prompts: number, exact, length:20, ..., or module:function.")
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ROLE=TEXT", help=r"What pioneer or observer reads; \n is a line break. Repeatable."),
+]
+Chat = Annotated[
+    str | None, typer.Option(metavar="auto|true|false", help="Whether prompts go through the model's chat template.")
+]
+Model = Annotated[str | None, typer.Option(help="embedded, smollm2, a model directory, or a hub name.")]
+Learner = Annotated[str | None, typer.Option(help=f"{', '.join(LEARNERS)}, or package.module:Class.")]
+Agents = Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordinary RL fine-tuning.")]
+Iterations = Annotated[int | None, typer.Option(help="Length of the run.")]
+BatchSize = Annotated[int | None, typer.Option(help="Episodes per iteration.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting by dotted name, e.g. --set kl.beta=0.1. Repeatable."),
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")]
+Resume = Annotated[Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")]
+ListSettings = Annotated[
+    bool,
+    typer.Option(
+        "--list-settings", help="Print every setting that applies, as a TOML file with explanations, and exit."
+    ),
+]
+
+
 @app.command()
 def train(
-    preset: Annotated[str | None, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")] = None,
-    config_file: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="Settings from a TOML file, or those of a run: RUN/config.json."),
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="Task name (see `coevo tasks`), or package.module:function.")] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Prompts of your own (JSONL, JSON, CSV, TSV, text, Parquet, a folder, hub:owner/name): task own.",
-        ),
-    ] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column of the gold answers.")] = None,
-    reward: Annotated[
-        str | None, typer.Option(help="Reward of your prompts: number, exact, length:20, ..., or module:function.")
-    ] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ROLE=TEXT", help=r"What pioneer or observer reads; \n is a line break. Repeatable."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="embedded, smollm2, a model directory, or a hub name.")] = None,
-    learner: Annotated[str | None, typer.Option(help=f"{', '.join(LEARNERS)}, or package.module:Class.")] = None,
-    agents: Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordinary RL fine-tuning.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Length of the run.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Episodes per iteration.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any setting by dotted name, e.g. --set kl.beta=0.1. Repeatable."
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")
-    ] = None,
-    list_settings: Annotated[
-        bool,
-        typer.Option(
-            "--list-settings", help="Print every setting that applies, as a TOML file with explanations, and exit."
-        ),
-    ] = False,
+    preset: Preset = None,
+    config_file: ConfigFile = None,
+    task: Task = None,
+    prompts: Prompts = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
+    reward: Reward = None,
+    template: Template = None,
+    chat: Chat = None,
+    model: Model = None,
+    learner: Learner = None,
+    agents: Agents = None,
+    iterations: Iterations = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    device: Device = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Resume = None,
+    list_settings: ListSettings = False,
 ) -> None:
     """Trains agents on a task. Without options: two agents, PPO, role exchange, on the embedded
     model, in about two minutes."""
     named = {
         "task": task,
+        "chat": chat,
         "model": model,
         "learner": learner,
         "num_agents": agents,
@@ -179,20 +202,28 @@ def train(
         config = chosen(preset, config_file, given)
         folder = out or _fresh_folder(config.task if task or config_file else preset or config.task)
     if list_settings:
-        from .runs.settings import listing
+        _list(config)
+    else:
+        _train(config, folder, resume is not None)
 
-        for line in listing(config):
-            _say(line)
-        return
 
+def _list(config: Any) -> None:
+    from .runs.settings import listing
+
+    for line in listing(config):
+        _say(line)
+
+
+def _train(config: Any, folder: Path, resume: bool) -> None:
+    """Runs to the end, and says what there is to be seen."""
     from .pages.progress import progress
     from .pages.tables import summary_table
     from .runs.folder import repeated
     from .training.loop import Run
 
     with progress(console, config) as report:
-        run = Run(config, folder, resume=resume is not None, report=report, say=_say)
-        if resume is None and (config.task == "own" or ":" in config.task):
+        run = Run(config, folder, resume=resume, report=report, say=_say)
+        if not resume and (config.task == "own" or ":" in config.task):
             _preview(run)
         summary = run.train()
     console.print(summary_table(summary))
@@ -250,6 +281,8 @@ def evaluate(
         given = {"device": device, "eval_prompts": prompts, "eval_draws": draws}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         assessed = assess(config, models, reference)
+    for note in assessed.notes:
+        errors.print(note, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         _say(json.dumps(assessed.to_dict(), indent=2))
         return

@@ -103,13 +103,10 @@ def play(
         "seed": seed,
         "task_options": None,
     }
-    known = {
-        str(prompt): prompt for split in (the_task.test, the_task.validation, the_task.train) for prompt in split
-    }  # with their gold answers
+    splits = (the_task.test, the_task.validation, the_task.train)
+    known = {str(prompt): prompt for split in splits for prompt in split}  # with their gold answers
     for count, typed in enumerate(_asked(console) if prompts is None else prompts):
-        if words := _unknown_words(loaded[0].tokenizer, typed):
-            told = f"not in the vocabulary: {', '.join(map(repr, words))}; the agents read <unk> there"
-            console.print(Text(told, "yellow"))
+        _tell_unknown(console, loaded[0].tokenizer, typed)
         prompt = known.get(typed, typed)
         try:
             one = replace(the_task, train=[prompt], validation=(), test=[f"not {prompt}"])
@@ -156,6 +153,12 @@ def _asked(console: Console) -> Iterator[str]:
         if not prompt:
             return
         yield prompt
+
+
+def _tell_unknown(console: Console, tokenizer: Any, text: str) -> None:
+    if words := _unknown_words(tokenizer, text):
+        told = f"not in the vocabulary: {', '.join(map(repr, words))}; the agents read <unk> there"
+        console.print(Text(told, "yellow"))
 
 
 def _unknown_words(tokenizer: Any, text: str) -> list[str]:

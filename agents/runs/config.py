@@ -85,6 +85,8 @@ class Config:
             RLOO and GRPO need at least 2.
         max_new_tokens, min_new_tokens, max_context: Override the task's; 0 keeps them (-1 for
             min_new_tokens).
+        chat: Whether contexts are rendered as messages by the model's chat template: true, false,
+            or "auto", where it has one.
         temperature: Of sampling, scoring and the reference.
         kl: KL shaping and its controller.
         learner: "ppo", "reinforce", "rloo", "grpo", "mappo", "best_of_n", "frozen", or
@@ -135,6 +137,7 @@ class Config:
     max_new_tokens: int = 0
     min_new_tokens: int = -1
     max_context: int = 0
+    chat: bool | str = False
     temperature: float = 1.0
     kl: KLConfig = field(default_factory=lambda: KLConfig(beta=0.2))
     learner: str = "ppo"
@@ -170,6 +173,8 @@ class Config:
                 f"num_agents={self.num_agents} with batch_size={self.batch_size} and eval_prompts={self.eval_prompts} "
                 f"makes {turns} turns, all in memory at once; expected at most {TURNS}."
             )
+        if self.chat not in (True, False, "auto"):
+            raise unknown_name("chat", self.chat, ("auto", "true", "false"))
         if self.weights not in WEIGHTS:
             raise unknown_name("weights", self.weights, WEIGHTS)
         check_scheme(self.updates)
@@ -280,6 +285,8 @@ class Config:
             "seed": self.seed,
             "task_options": self.task_options or None,
         }
+        if self.chat:
+            options["chat"] = self.chat
         if self.max_new_tokens:
             options["max_new_tokens"] = self.max_new_tokens
         if self.min_new_tokens >= 0:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -153,7 +153,17 @@ class Trained(Part):
 
     before: Numbers = {}
     after: Numbers = {}
+    ci95: dict[Literal["before", "after"], Numbers] = {}
     samples: Annotated[list[Sample], Field(max_length=1000)] = []
+
+
+class Measured(Part):
+    """On what agents were measured."""
+
+    split: Name
+    prompts: Count
+    asked: Count
+    draws: Count
 
 
 class SummaryFile(Part):
@@ -161,6 +171,7 @@ class SummaryFile(Part):
 
     iterations: Iteration = 0
     task: Name = "task"
+    measured: Measured | None = None
     agents: dict[Name, Trained] = {}
 
 
@@ -203,7 +214,7 @@ class Portrait(Part):
         reward: Number
 
     metrics: Numbers
-    samples: Annotated[list[Said], Field(max_length=1000)]
+    samples: Annotated[list[Said], Field(max_length=1000)] = []
 
 
 class Pending(Part):

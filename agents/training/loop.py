@@ -148,7 +148,7 @@ class Run:
         self.log.metrics(0, metrics)
         self.state.offsets = self.log.offsets()
         self.report(0, metrics)
-        self.state.before = {name: result.metrics for name, result in evaluations.items()}
+        self.state.before = {name: {"metrics": result.metrics} for name, result in evaluations.items()}
 
     def iterate(self) -> dict[str, float]:
         """One iteration: plays, updates, and where they are due evaluates and saves. Returns its

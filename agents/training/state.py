@@ -33,7 +33,7 @@ class State:
     Attributes:
         iteration: Finished iterations.
         best: The highest validation reward so far, and its iteration.
-        before: Metrics of each agent before training; {} until they have been measured.
+        before: {"metrics": ...} of each agent before training; {} until they have been measured.
         pending: What the iteration just finished still has to write down.
         offsets: Bytes of each log that belong to this state.
     """

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +22,9 @@ from .gpt2 import GPT2, KeysAndValues
 from .logits import BLOCK
 from .tokenizer import TextTokenizer, ends_of
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["SMALL", "Network", "positions_of"]
+
+View = TypeVar("View", bound="Network")
 
 SMALL = 10_000_000
 """Parameters below which the calls around tensor operations cost more than the operations, and CPU
@@ -87,7 +86,7 @@ class Network:
         self._keep_logits = "logits_to_keep" in taken
         self.head = self.causal.get_output_embeddings()
 
-    def around(self, module: Any, adapter: str | None = None) -> Self:
+    def around(self: View, module: Any, adapter: str | None = None) -> View:
         """A view of another module of the same architecture and configuration, which need not be
         tried again: a copy, or the model with adapters."""
         view = copy.copy(self)
