@@ -59,11 +59,14 @@ class TextTokenizer:
         self.vocab_size = int(vocab_size or max(self.known) + 1)
         own = () if hf.eos_token_id is None else (int(hf.eos_token_id),)
         self.eos_ids = self._within((*own, *ends, *self._closing()))
-        if not self.eos_ids or own != self.eos_ids[: len(own)]:
+        if own and own != self.eos_ids[:1]:
             raise ConfigError(
-                f"the tokenizer {name!r} has "
-                + (f"the EOS id {own[0]}, of a model of {self.vocab_size} ids" if own else "no EOS token")
-                + "; a turn ends with EOS, so one is needed. "
+                f"the tokenizer {name!r} has the EOS id {own[0]}, and the model ids from 0 to {self.vocab_size - 1}; "
+                "they do not belong together. Expected the tokenizer that the model was trained with."
+            )
+        if not self.eos_ids:
+            raise ConfigError(
+                f"the tokenizer {name!r} has no EOS token; a turn ends with EOS, so one is needed. "
                 "Set `tokenizer.eos_token` to one of its tokens and save it again."
             )
         self.eos_id = self.eos_ids[0]

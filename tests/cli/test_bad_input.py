@@ -279,10 +279,12 @@ def test_an_adapter_beside_a_model_is_refused(refused_run, model, here):
 
 def test_a_tokenizer_without_eos(refused_run, model, here):
     copy = Path(shutil.copytree(model, here / "copy"))
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (copy / name).exists():
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json"):
+        if (copy / name).exists():  # a model that has one would do
             data = json.loads((copy / name).read_text())
-            (copy / name).write_text(json.dumps({key: value for key, value in data.items() if key != "eos_token"}))
+            (copy / name).write_text(
+                json.dumps({key: it for key, it in data.items() if not key.startswith("eos_token")})
+            )
     message = refused_run(model=copy)
     assert "has no EOS token" in message and "Set `tokenizer.eos_token`" in message
 

@@ -32,8 +32,9 @@ QUICK = [
 
 def rows() -> dict[str, list[str]]:
     """The tables of the page, by their first cells."""
-    cells = [line.strip("|\n ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
-    return {row[0]: [cell.strip() for cell in row] for row in cells}
+    lines = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return {row[0]: row for row in cells}
 
 
 def model(name: str, **changes) -> LanguageModel:
