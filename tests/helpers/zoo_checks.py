@@ -118,6 +118,17 @@ def targets_of(lm: LanguageModel) -> dict[str, str]:
 
 def learn(one: ActorCritic, reference: LanguageModel, asked: tuple, rate: float) -> None:
     """Three steps that move everything that there is to train."""
+    optimizer = torch.optim.Adam(list(one.named_parameters().values()), lr=rate)
+    for _ in range(3):
+        logprobs, hidden, places = one.lm.score_tensor(*asked)
+        with torch.no_grad():
+            theirs, _, _ = reference.hidden_states(*asked[:3])
+        kl = one.lm.exact_kl(hidden, reference, theirs, places, WARP)
+        critic = one.values(hidden.float()).sum() if one.lm.gives_hidden else one.value_head.bias.sum()
+        optimizer.zero_grad()
+        with one.lm.active():
+            (logprobs.sum() + kl.sum() + critic).backward()
+        optimizer.step()
 
 
 def check_training(lm: LanguageModel, targets: str | None, directory: Path) -> None:
@@ -154,21 +165,8 @@ def check_training(lm: LanguageModel, targets: str | None, directory: Path) -> N
 
     reference_is_base()
     assert np.abs(two.lm.score(*asked) - expected).max() < 2e-5, "an agent begins as the reference"
-    learn(one, reference, asked, 0.05 if lora else 0.005)
-    reference_is_base()
-    assert np.abs(two.lm.score(*asked) - expected).max() < 2e-5, "an agent begins as the reference"
     before = {name: p.detach().clone() for name, p in one.named_parameters().items()}
-    optimizer = torch.optim.Adam(list(one.named_parameters().values()), lr=0.05 if lora else 0.005)
-    for _ in range(3):
-        logprobs, hidden, places = one.lm.score_tensor(*asked)
-        with torch.no_grad():
-            theirs, _, _ = reference.hidden_states(*asked[:3])
-        kl = one.lm.exact_kl(hidden, reference, theirs, places, WARP)
-        critic = one.values(hidden.float()).sum() if lm.gives_hidden else one.value_head.bias.sum()
-        optimizer.zero_grad()
-        with one.lm.active():
-            (logprobs.sum() + kl.sum() + critic).backward()
-        optimizer.step()
+    learn(one, reference, asked, 0.05 if lora else 0.005)
     after = {name: p.detach().clone() for name, p in one.named_parameters().items()}
     stayed = [name for name in after if torch.equal(before[name], after[name]) and "vision_tower" not in name]
     stayed = [name for name in stayed if "multi_modal" not in name]  # nobody shows pictures
