@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from coevo_env.errors import CoevoError
+from coevo_env.errors import CoevoError, printable
 
 from .learners.learner import LEARNERS
 from .pages.console import open_consoles
@@ -45,7 +45,7 @@ def main() -> None:
     try:
         app()
     except CoevoError as error:
-        _fail(str(error), 130 if type(error).__name__ == "Interrupted" else 1)
+        _fail(str(error), getattr(error, "code", 1))
     except (KeyboardInterrupt, SystemExit) as stop:  # typer ends with 130 where Ctrl-C was pressed
         if isinstance(stop, SystemExit) and stop.code != 130:
             raise
@@ -79,14 +79,14 @@ def _in_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    label = "" if code == 130 else "[bold red]error:[/] "
-    errors.print(f"{label}{_escape(message)}", highlight=False, soft_wrap=True)
+    label = "" if code > 128 else "[bold red]error:[/] "
+    errors.print(f"{label}{_escape(printable(message))}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
 def _say(line: str) -> None:
     """Prints a line as it is: no markup, no colours, and no line break inside a path."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -287,6 +287,8 @@ def evaluate(
         _say(json.dumps(assessed.to_dict(), indent=2))
         return
     console.print(evaluation_table(assessed))
+    for note in assessed.notes:
+        _say(note)
     if assessed.alone:
         _say(f"No KL: {agent} belongs to no run. Give --reference, the model that it was trained from, to measure one.")
 

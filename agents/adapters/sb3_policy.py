@@ -158,7 +158,8 @@ class _LanguageModelNetwork:
         return self.actor_critic.lm.hidden_states(contexts, nobody, np.ones(len(contexts), np.int64))[0]
 
     def _distribution(self: Any, hidden: torch.Tensor, obs: Any, action_masks: Any) -> Any:
-        logits = self.actor_critic.lm.logits(hidden).float() / self.temperature  # (B, V)
+        with self.actor_critic.lm.active():
+            logits = self.actor_critic.lm.logits(hidden).float() / self.temperature  # (B, V)
         if isinstance(obs, dict) and "action_mask" in obs:
             logits = logits.masked_fill(obs["action_mask"] == 0, -torch.inf)
         distribution = self.action_dist.proba_distribution(action_logits=logits)

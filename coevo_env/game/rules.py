@@ -120,7 +120,8 @@ class Rules:
         self.max_context = task.max_context if max_context is None else whole("max_context", max_context, 1)
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
         self.eos_ids = tuple(int(end) for end in getattr(tokenizer, "eos_ids", (self.eos_id,)))
-        self._continues = "context" in signature(tokenizer.decode).parameters
+        decode = tokenizer.decode
+        self._continues = hasattr(decode, "__code__") and "context" in signature(decode).parameters
         self.sampling = self._sampling(min_new_tokens, temperature, banned)
         self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
         self.joint_terms = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FAILURES", "apart", "backbone", "check", "head", "positions", "short_way", "takes_grid", "trial"]
 
 LENGTH = 6
-"""Ids of the longest row of a trial."""
+"""Ids of the longest row of a trial, where the model has as many positions."""
 
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
 """What models raise that cannot be asked in some way."""
@@ -36,7 +36,8 @@ def backbone(causal: Any) -> tuple[Any, str]:
     Raises:
         ConfigError: It takes none.
     """
-    for model in (causal.base_model, causal.get_decoder(), getattr(causal, "model", None)):
+    decoder = getattr(causal, "get_decoder", lambda: None)()
+    for model in (causal.base_model, decoder, getattr(causal, "model", None)):
         taken = () if model is causal or model is None else inspect.signature(model.forward).parameters
         for name in ("cache", "past_key_values"):
             if name in taken:
@@ -51,7 +52,7 @@ def head(network: Network) -> tuple[int, float, float | None, bool]:
     """How logits come from the last hidden state: its width, what the product of the head is scaled
     and capped by, and whether that is all there is to it. What the configuration declares is tried
     first, as small logits look the same without it."""
-    ids = _row(network, LENGTH)
+    ids = _row(network)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     logits, hidden = network.causal(**inputs).logits, network.backbone(**inputs).last_hidden_state
     width = int(hidden.shape[-1])
@@ -83,10 +84,11 @@ def _transformations(config: Any) -> Iterator[tuple[float, float | None]]:
 
 
 # -------------------------------------------------------------------- what it is asked
-def _row(network: Network, length: int, start: int = 0) -> torch.Tensor:
-    """Ids (1, length), other ones for another start; the ids that the configuration has a use for
-    are among them."""
+def _row(network: Network, start: int = 0) -> torch.Tensor:
+    """Ids (1, 6), other ones for another start; the ids that the configuration has a use for are
+    among them."""
     config = network.causal.config.get_text_config()
+    length = min(LENGTH, getattr(config, "max_position_embeddings", None) or LENGTH)
     ids = (torch.arange(start, start + length) % network.vocab_size).tolist()
     for place, name in enumerate(("pad_token_id", "eos_token_id", "bos_token_id")):
         known = getattr(config, name, None)
@@ -97,9 +99,9 @@ def _row(network: Network, length: int, start: int = 0) -> torch.Tensor:
 
 def trial(network: Network) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids, mask and positions (2, 6) to try a model with; the second row begins with padding."""
-    ids = torch.cat([_row(network, LENGTH), _row(network, LENGTH, 3)])
+    ids = torch.cat([_row(network), _row(network, 3)])
     mask = torch.ones_like(ids)
-    mask[1, :2] = 0
+    mask[1, : max(0, min(2, ids.shape[1] - 2))] = 0
     return ids, mask, (mask.cumsum(1) - 1).clamp_(min=0)
 
 
@@ -141,9 +143,9 @@ def check(network: Network) -> torch.Tensor:
             from one distribution and learn about another.
     """
     ids, mask, places = trial(network)
-    expected = [_plain(network, row[None, first:]) for row, first in zip(ids, (0, 2), strict=True)]
+    expected = [_plain(network, row[None, first:]) for row, first in zip(ids, (~mask.bool()).sum(1), strict=True)]
     own = "is given the positions 0, 1, 2, ... in place of its own"
-    _same(network, own, lambda: network.states(ids[:1], None, places[:1], LENGTH), expected[0])
+    _same(network, own, lambda: network.states(ids[:1], None, places[:1], ids.shape[1]), expected[0])
     slopes = _slopes(network)
     _blind(network, "a later token", torch.stack([slopes[0][0, -1], slopes[1][1, -1]]))
     _blind(network, "another row of the batch", torch.stack([slopes[0][1], slopes[1][0]]))
@@ -152,11 +154,12 @@ def check(network: Network) -> torch.Tensor:
     _same(
         network,
         "reads behind padding",
-        lambda: network.states(ids, mask, places, LENGTH)[mask.bool()],
+        lambda: network.states(ids, mask, places, ids.shape[1])[mask.bool()],
         torch.cat([states[0] for states in expected]),
     )
-    _same(network, "reads several turns after one context", lambda: _turns(network, ids), expected[0][0, 2:])
-    _blind(network, "padding", slopes[1][1, :2])
+    if ids.shape[1] == LENGTH:
+        _same(network, "reads several turns after one context", lambda: _turns(network, ids), expected[0][0, 2:])
+    _blind(network, "padding", slopes[1][1][~mask[1].bool()])
     return step
 
 
@@ -209,7 +212,7 @@ def _slopes(network: Network) -> list[torch.Tensor]:
     handle = network.causal.get_input_embeddings().register_forward_hook(hook)
     try:
         with torch.enable_grad():
-            states = network.states(ids, mask, places, LENGTH)
+            states = network.states(ids, mask, places, ids.shape[1])
             weight = torch.linspace(-1, 1, states.shape[-1], device=ids.device, dtype=states.dtype)
             return [torch.autograd.grad(states[row, -2] @ weight, seen[0], retain_graph=True)[0] for row in (0, 1)]
     except FAILURES as error:
@@ -241,7 +244,7 @@ def positions(network: Network) -> int | None:
     declared = getattr(network.causal.config.get_text_config(), "max_position_embeddings", None)
     if declared is None or int(declared) <= LENGTH:
         return declared
-    ids = torch.cat([_row(network, LENGTH), _row(network, LENGTH, 3)])
+    ids = torch.cat([_row(network), _row(network, 3)])
     near = torch.arange(LENGTH, device=ids.device).expand(2, -1)
 
     def beside(end: int, ids: torch.Tensor = ids) -> torch.Tensor:
@@ -256,7 +259,7 @@ def positions(network: Network) -> int | None:
         nonlocal noise
         moved = float((beside(end) - alone).abs().max())
         if moved and noise is None:  # a mixture of experts rounds by what else is there
-            others = [torch.cat([ids[:1], _row(network, LENGTH, start)]) for start in (1, 4, 5)]
+            others = [torch.cat([ids[:1], _row(network, start)]) for start in (1, 4, 5)]
             noise = max(float((beside(LENGTH, other) - alone).abs().max()) for other in others)
         return moved > 16 * (noise or 0.0)
 
