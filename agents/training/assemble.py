@@ -6,7 +6,7 @@ work is told before anything is computed. The loop is handed finished parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from coevo_env.errors import ConfigError
 from coevo_env.faces.batch import BatchEnv
 from coevo_env.faces.build import agent_names, build
 from coevo_env.game.rules import Rules
+from coevo_env.game.task import Task
 from coevo_env.lm.load import load_language_model
 from coevo_env.lm.model import LanguageModel
 from coevo_env.lm.network import SMALL
@@ -119,13 +120,8 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
     final = evaluation_game(config, task, reference, split="test", draws=config.eval_draws)
     for evaluation in (held_out, final):
         evaluation.rules.check_contexts()
-        if evaluation.batch_size < config.eval_prompts:
-            say(
-                f"note: evaluation on {evaluation.batch_size} prompts of the {evaluation.rules.split} split; "
-                f"eval_prompts={config.eval_prompts} asks for more than there are"
-            )
-    for line in task.notes:
-        say(f"note: {line}")
+    if not (directory / "config.json").exists():  # who resumes a run has read it
+        _tell(config, task, (held_out, final), say)
     if config.elastic.every:
         learners = [ElasticReset(learner, config.elastic) for learner in learners]
     opponents = Opponents(config, learners, members, agents, reference) if config.population.capacity else None
@@ -135,6 +131,19 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
             f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off."
         )
     return Parts(agents, policies, reference, learners, members, game, held_out, final, together, opponents, rests_on)
+
+
+def _tell(config: Config, task: Task, evaluations: Sequence[BatchEnv], say: Callable[[str], None]) -> None:
+    """What a person should read before training: what the task did to its data, and evaluations on
+    fewer prompts than were asked for."""
+    for line in task.notes:
+        say(f"note: {line}")
+    for game in evaluations:
+        if game.batch_size < config.eval_prompts:
+            say(
+                f"note: evaluation on {game.batch_size} prompts of the {game.rules.split} split; "
+                f"eval_prompts={config.eval_prompts} asks for more than there are"
+            )
 
 
 def use_threads(config: Config, base: LanguageModel) -> None:

@@ -233,7 +233,15 @@ def test_a_run_of_0_1_is_read_shown_evaluated_and_resumed(tmp_path):
         for one in (folder, OLD)
     ]
     assert trained[0] == trained[1]  # evaluations read the validation split now, which 0.1 did not have
-    assert lines(folder, "transcripts.jsonl") == lines(OLD, "transcripts.jsonl") and weights(folder) == weights(OLD)
+    said = [
+        [
+            (turn["agent"], turn["tokens"], turn["logprobs"])
+            for row in lines(one, "transcripts.jsonl")
+            for turn in row["turns"]
+        ]
+        for one in (folder, OLD)
+    ]
+    assert said[0] == said[1] and weights(folder) == weights(OLD)
 
 
 def test_importing_the_command_reads_no_learner():
