@@ -28,8 +28,8 @@ from coevo_env.lm.model import LanguageModel
 
 __all__ = ["FREE", "compare", "inputs", "libraries", "model_digests", "settings_digest", "task_digests"]
 
-FREE = ("iterations", "trust_remote_code")
-"""Settings that may be others when a run goes on."""
+FREE = ("iterations", "keep", "save_every", "trust_remote_code")
+"""Settings that may be others when a run goes on: no number depends on them."""
 
 SPLITS = ("train", "validation", "test")
 
