@@ -53,7 +53,7 @@ def one_long_prompt_in_many():
     return replace(toy.task(), train=["1"] * 200 + ["1 2 3 4 " * 20])
 
 def one_long_prompt_held_out():
-    return replace(toy.task(), test=["1"] * 200 + ["1 2 3 4 " * 20])
+    return replace(toy.task(), test=["1 1"] * 200 + ["1 2 3 4 " * 20])
 
 def noting():
     open("called", "w").close()
