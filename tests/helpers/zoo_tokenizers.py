@@ -184,7 +184,7 @@ def check(tokenizer: TextTokenizer, does: dict[str, Any]) -> None:
     task = Task(
         name="spoken",
         train=["the soup was"],
-        test=["the soup was"],
+        test=["the film was"],
         rewards={"none": lambda prompts, responses: [0.0 for _ in responses]},
         templates={"pioneer": "{prompt}", "observer": f"{{prompt}}{between}{{responses}}"},
         max_new_tokens=12,

@@ -114,7 +114,7 @@ def task() -> Task:
     return Task(
         name="ends",
         train=["1 3", "4"],
-        test=["1 3"],
+        test=["3 1"],
         rewards={"words": lambda prompts, responses: [float(len(said.split())) for said in responses]},
         templates={"pioneer": "{prompt}", "observer": "{prompt} {responses}"},
         max_new_tokens=6,
@@ -196,7 +196,7 @@ def test_a_partner_whose_answer_must_be_cut_is_cut_by_words_and_not_by_chat_mess
     spoken = Task(
         name="cut",
         train=["the soup was"],
-        test=["the soup was"],
+        test=["the film was"],
         rewards={"none": lambda prompts, responses: [0.0 for _ in responses]},
         templates={"pioneer": "{prompt}", "observer": "{prompt}{responses}"},
         max_new_tokens=30,
@@ -218,7 +218,7 @@ def test_a_cut_keeps_the_space_in_front():
     spoken = Task(
         name="cut",
         train=["the soup was"],
-        test=["the soup was"],
+        test=["the film was"],
         rewards={"none": lambda prompts, responses: [0.0 for _ in responses]},
         templates={"pioneer": "{prompt}", "observer": "{prompt}{responses}"},
         max_new_tokens=30,
@@ -238,7 +238,7 @@ def test_chat_is_a_setting_of_every_face(tmp_path):
     spoken = Task(
         name="spoken",
         train=["the soup was"],
-        test=["the soup was"],
+        test=["the film was"],
         rewards={"none": lambda prompts, responses: [0.0 for _ in responses]},
         max_context=40,
     )
