@@ -362,7 +362,7 @@ def test_a_language_model_is_no_classifier(decoder_classifier, tmp_path):
 
     AutoTokenizer.from_pretrained(decoder_classifier).save_pretrained(tmp_path)
     GPT2LMHeadModel(GPT2Config(vocab_size=21, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"lacks 'score\.weight'; expected all weights of a GPT2ForSequenceClassification"):
+    with pytest.raises(ConfigError, match=r"lacks 'score\.weight'; expected all weights of a GPT2For"):
         rewards.make_reward(str(tmp_path), label=0, device="cpu")(["a"], ["b"])
 
 
