@@ -134,7 +134,7 @@ THINGS = {
                 "coevo_env/metrics.py",
                 '\n\ndef shortest(tokens):\n    """Ids of the shortest response; 0 if there are none."""\n'
                 "    return float(min(map(len, tokens), default=0))\n",
-                "    return sum(len(row) > 0 and row[-1] == eos_id",
+                "    return sum(len(row) > 0 and row[-1] in",
             ),
             "line": Edit(
                 "coevo_env/metrics.py", '    "shortest": lambda said: shortest(said.tokens),\n', '    "repeat": lambda'
@@ -244,7 +244,7 @@ THINGS = {
                 '\n@app.command()\ndef hello() -> None:\n    """Says hello."""\n    console.print("hello")\n\n',
                 "console = ",
             ),
-            "page": Edit("README.md", "| `coevo hello` | says hello |\n", "| `coevo tasks` |"),
+            "page": Edit("README.md", "| `coevo hello` | says hello |\n", "| `coevo tasks`"),
         },
         {"page": "'hello'"},
     ),
