@@ -103,7 +103,7 @@ def existing(file: str, beginning: str) -> str:
 
 def still(text: str) -> str:
     """The learner that does not learn, under another name."""
-    return text.replace("frozen", "still").replace("Frozen", "Still")
+    return text.replace("frozen", "still").replace("Frozen", "Still").replace("still=True", "frozen=True")
 
 
 LEARNERS, TASKS = "agents/learners/learner.py", "coevo_env/tasks/__init__.py"
