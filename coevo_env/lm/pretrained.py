@@ -82,7 +82,7 @@ def _freeze_tables(module: Any) -> None:
     try:
         with quietly(), torch.device("meta"):  # no memory, no numbers
             made = type(module)(module.config)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError):  # it cannot be made like that
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # it cannot be made like that
         return
     frozen = {name for name, parameter in made.named_parameters() if not parameter.requires_grad}
     for name, parameter in module.named_parameters():
