@@ -60,6 +60,9 @@ def screen(place, monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr(sys, "stderr", stream)
+        # a console reads COLUMNS when it is made, which is when the command starts
+        monkeypatch.setattr(cli, "console", Console())
+        monkeypatch.setattr(cli, "errors", Console(stderr=True))
         with pytest.raises(SystemExit) as left:
             cli.main()
         text = raw.getvalue().decode(encoding)
