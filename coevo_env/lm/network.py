@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from . import probe
 from .gpt2 import GPT2, KeysAndValues
 from .logits import BLOCK
+from .pretrained import quietly
 from .tokenizer import TextTokenizer, ends_of
 
 __all__ = ["SMALL", "Network", "positions_of"]
@@ -65,11 +66,12 @@ class Network:
             )
         self.is_small = sum(parameter.numel() for parameter in module.parameters()) < SMALL
         self.max_positions = getattr(config, "max_position_embeddings", None)
-        self.hidden_size, self.scale, self.cap, self.gives_hidden = probe.head(self)
-        step = probe.check(self)
-        self.max_positions = probe.positions(self)
-        self.takes_grid = probe.takes_grid(self, step)
-        self.short = probe.short_way(self)
+        with quietly():  # what is tried may look odd to transformers
+            self.hidden_size, self.scale, self.cap, self.gives_hidden = probe.head(self)
+            step = probe.check(self)
+            self.max_positions = probe.positions(self)
+            self.takes_grid = probe.takes_grid(self, step)
+            self.short = probe.short_way(self)
 
     def _hold(self, module: Any, adapter: str | None) -> None:
         """Takes up a model, of which nothing is known yet, or everything by another one like it."""
