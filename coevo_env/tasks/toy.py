@@ -7,7 +7,8 @@ Nothing here trains or samples.
 
 The prompt is an id. Each copy of it in the response earns 1 / T (T is the budget), and each
 neighbour pair in ascending order earns 1/4, so the order of tokens matters and a policy has to read
-its prompt.
+its prompt. The optimum depends on the reference, and the environment's is another than that of
+`coevo train`: docs/toy.md.
 
 Version history: 1 (0.1.0).
 """

@@ -93,3 +93,19 @@ def test_own_reward_without_context_is_the_single_agent_optimum():
     alone = TeamGame(*game(1), BETA).optimum()
     together = TeamGame(*game(3, context="none", mixing="own"), BETA).optimum()
     assert together == pytest.approx(alone * 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("agents", [2, 3])
+def test_the_last_seat_wants_the_same_from_a_sum_as_from_its_own_reward(agents):
+    """So halving the sum doubles the price of KL for it, and only for it."""
+
+    def best(mixing, beta):
+        rules, reference = game(agents, mixing=mixing, vocab=4 if agents == 3 else 5)
+        return TeamGame(rules, reference, beta).best
+
+    halved = np.full((agents, agents), 0.5)
+    shared, own, half, dear = best("cooperative", 0.3), best("own", 0.3), best(halved, 0.3), best("own", 0.6)
+    assert np.allclose(shared[-1], own[-1], atol=1e-12)
+    assert np.allclose(half[-1], dear[-1], atol=1e-12)
+    assert not np.allclose(half[-1], own[-1], atol=0.1)
+    assert not np.allclose(shared[0], own[0], atol=0.1)  # the pioneer does care for what comes after it
