@@ -52,32 +52,63 @@ COMPARISONS: dict[str, dict[str, list[str]]] = {
 are compared with."""
 
 
-def run(preset: str, seeds: list[int], out: Path, extra: list[str], name: str = "") -> list[Path]:
-    """Trains one run per seed, one after the other, each in a process of its own; finished folders
-    are kept."""
+def run(preset: str, seeds: list[int], out: Path, given: list[str], name: str = "") -> list[Path]:
+    """Trains one run per seed, one after the other, each in a process of its own. A finished folder
+    is kept where it is this run, of this code.
+
+    Args:
+        preset: Named settings.
+        given: More of them, `NAME=VALUE`.
+        out, name: A run's folder is `out/name-SEED`.
+
+    Raises:
+        ConfigError: A folder holds a run with other settings, or of another commit.
+    """
     folders = []
     for seed in seeds:
         folder = out / f"{name or preset}-{seed}"
         folders.append(folder)
+        begun = (folder / "config.json").exists()
+        if begun:
+            check_same(folder, preset, [f"seed={seed}", *given])
         if (folder / "summary.json").exists():
             continue
-        resume = ["--resume", str(folder)] if (folder / "config.json").exists() else []
-        words = resume or ["--preset", preset, "--seed", str(seed), "--out", str(folder), *extra]
+        words = ["--preset", preset, "--seed", str(seed), "--out", str(folder)]
+        words = ["--resume", str(folder)] if begun else words + [w for one in given for w in ("--set", one)]
         subprocess.run([sys.executable, "-m", "coevo_agents.cli", "train", *words], check=True)
     return folders
 
 
+def check_same(folder: Path, preset: str, given: list[str]) -> None:
+    """Whether the run in a folder has these settings and was made by this code, so that it may
+    stand in a table beside new ones."""
+    from coevo_agents.runs.folder import provenance, read_saved
+    from coevo_agents.runs.given import chosen, overrides
+    from coevo_agents.runs.settings import to_dict
+    from coevo_env.errors import ConfigError
+
+    saved = read_saved(folder / "config.json")
+    wanted, there = to_dict(chosen(preset, None, overrides({}, given)).complete()), saved["config"]
+    differ = [f"{key} is {there.get(key)!r}, not {wanted[key]!r}" for key in wanted if there.get(key) != wanted[key]]
+    commit, now = saved.get("provenance", {}).get("git_commit"), provenance()["git_commit"]
+    if commit != now:
+        differ.append(f"it was made by commit {commit}, not {now}")
+    if differ:
+        raise ConfigError(
+            f"{folder} already holds another run: {'; '.join(differ)}. Choose another folder with --out, or remove it."
+        )
+
+
 def compare(name: str, seeds: list[int], out: Path) -> dict[str, Any]:
-    """Runs every arm of a comparison on the same seeds; held-out measures at the end, and their
-    paired differences to the first arm."""
+    """Runs every arm of a comparison on the same seeds; measures on the test split at the end, and
+    their paired differences to the first arm."""
     arms = COMPARISONS[name]
     finals: dict[str, dict[str, np.ndarray]] = {}
     data: dict[str, Any] = {"seeds": seeds, "arms": {}}
     for arm, settings in arms.items():
-        words = [word for setting in settings for word in ("--set", setting)]
-        folders = run("default", seeds, out, words, f"{name}-{arm}")
+        folders = run("default", seeds, out, settings, f"{name}-{arm}")
         collected = collect(folders)
-        finals[arm] = {measure: np.array(curve)[:, -1] for measure, curve in collected["curves"].items()}
+        finals[arm] = {measure: np.array(found["after"]) for measure, found in collected["test"].items()}
         data["arms"][arm] = {"settings": settings, "curves": collected["curves"], "iterations": collected["iterations"]}
         data["provenance"] = collected["provenance"]
     first = next(iter(arms))
@@ -121,8 +152,8 @@ def interval(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def collect(folders: list[Path]) -> dict[str, Any]:
-    """Curves (seeds, evaluations) of each measure, averaged over the agents of a run, and the table
-    of first and last."""
+    """Curves (seeds, evaluations) of each measure on the validation split, averaged over the agents
+    of a run, and the table of before and after on the test split, which was read once."""
     runs = [read(folder) for folder in folders]
     shortest = min(len(run) for run in runs)
     agents = sorted({key.split("/")[0] for key in runs[0][0] if "/eval/" in key})
@@ -137,13 +168,22 @@ def collect(folders: list[Path]) -> dict[str, Any]:
         agent: {name: [[line[f"{agent}/eval/{name}"] for line in run[:shortest]] for run in runs] for name in MEASURES}
         for agent in agents
     }
-    table = {name: {"before": interval(curve[:, 0]), "after": interval(curve[:, -1])} for name, curve in curves.items()}
+    summaries = [json.loads((folder / "summary.json").read_text())["agents"].values() for folder in folders]
+    test = {
+        name: {
+            when: [float(np.mean([agent[when][name] for agent in found])) for found in summaries]
+            for when in ("before", "after")
+        }
+        for name in MEASURES
+    }
+    table = {name: {when: interval(np.array(values)) for when, values in found.items()} for name, found in test.items()}
     first = json.loads((folders[0] / "config.json").read_text())
     return {
         "seeds": [json.loads((folder / "config.json").read_text())["config"]["seed"] for folder in folders],
         "iterations": iterations,
         "curves": {name: curve.tolist() for name, curve in curves.items()},
         "per_agent": per_agent,
+        "test": test,
         "table": table,
         "provenance": {**first["provenance"], "platform": f"{platform.system()} {platform.machine()}"},
         "config": first["config"],
@@ -169,7 +209,7 @@ def draw(data: dict[str, Any], path: Path, title: str) -> None:
             panel.set_xlabel("iteration")
             panel.set_ylim(min(0.0, float(curves.min()) * 1.05), float(curves.max()) * 1.05)
         seeds = f"{len(data['seeds'])} seed" + "s" * (len(data["seeds"]) > 1)
-        figure.suptitle(f"{title}: {seeds}, mean of the agents, each alone on held-out prompts", fontsize=9)
+        figure.suptitle(f"{title}: {seeds}, mean of the agents, each alone on the validation split", fontsize=9)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         plt.close(figure)
 
@@ -184,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     runner.add_argument("--preset", default="default")
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     runner.add_argument("--out", type=Path, default=Path("runs/quality"))
-    runner.add_argument("extra", nargs="*", help="more words for `coevo train`, after --")
+    runner.add_argument("--set", dest="given", metavar="NAME=VALUE", action="append", default=[], help="a setting")
     comparer = commands.add_parser("compare", help="train every arm of a comparison and tabulate it")
     comparer.add_argument("name", choices=COMPARISONS)
     comparer.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -194,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     reporter.add_argument("--name", required=True, help="results go to results/NAME.json and images/NAME.svg")
     options = parser.parse_args(argv)
     if options.command == "run":
-        run(options.preset, options.seeds, options.out, options.extra)
+        run(options.preset, options.seeds, options.out, options.given)
         return
     if options.command == "compare":
         data = compare(options.name, options.seeds, options.out)
@@ -214,4 +254,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from coevo_env.errors import CoevoError
+
+    try:
+        main()
+    except CoevoError as error:
+        sys.exit(f"error: {error}")

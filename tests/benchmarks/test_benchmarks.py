@@ -46,6 +46,26 @@ def test_agents_benchmark_measures_a_case():
     assert 0 < row["adapter"] < row["parameters"]
 
 
+def test_a_folder_enters_a_table_only_as_what_was_asked_for(tmp_path):
+    from benchmarks.quality import collect, run
+    from coevo_env.errors import ConfigError
+
+    given = ["task=toy", "iterations=1", "batch_size=4"]
+    [folder] = run("default", [0], tmp_path, given)
+    before = (folder / "config.json").stat().st_mtime_ns
+    assert run("default", [0], tmp_path, given) == [folder]
+    assert (folder / "config.json").stat().st_mtime_ns == before
+    agents = json.loads((folder / "summary.json").read_text())["agents"].values()
+    assert collect([folder])["table"]["reward"]["after"][0] == np.mean([agent["after"]["reward"] for agent in agents])
+    with pytest.raises(ConfigError, match=r"another run: batch_size is 4, not 8\. Choose"):
+        run("default", [0], tmp_path, [*given[:2], "batch_size=8"])
+    record = json.loads((folder / "config.json").read_text())
+    record["provenance"]["git_commit"] = "0" * 40
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="made by commit 0000"):
+        run("default", [0], tmp_path, given)
+
+
 @pytest.mark.parametrize("name", ["learners", "roles"])
 def test_committed_tables_are_those_of_the_committed_results(name):
     from benchmarks.quality import COMPARISONS, table
