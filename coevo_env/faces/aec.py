@@ -90,7 +90,8 @@ class raw_env(Face, AECEnv):
         agent_ids: "agent": agents are learners and change roles with the schedule; "role": agents
             are roles and keep their seats.
         kl: None or "off" (default), "reference", "reported", or a `KLConfig`.
-        render_mode: None, "ansi" (`render` returns text) or "human" (it prints).
+        render_mode: None, "ansi" (`render` returns text), "human" (it prints) or "rgb_array" (it
+            returns a picture).
         mask: Where the mask of legal tokens goes: "observation", "info" or "none".
         token_dtype: "int64" or "float32".
         attention_mask: Whether observations also have `attention_mask`, int8 of shape (L,), 1 where
@@ -108,7 +109,12 @@ class raw_env(Face, AECEnv):
     """
 
     # PettingZoo's way
-    metadata = {"name": "coevo_text_v0", "render_modes": list(RENDER_MODES), "is_parallelizable": False}  # noqa: RUF012
+    metadata = {  # noqa: RUF012
+        "name": "coevo_text_v0",
+        "render_modes": list(RENDER_MODES),
+        "is_parallelizable": False,
+        "render_fps": 4,
+    }
 
     def __init__(
         self,

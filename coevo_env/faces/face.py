@@ -19,7 +19,7 @@ from .token_game import TokenGame
 
 __all__ = ["RENDER_MODES", "Face", "check_max_cycles", "check_render_mode", "role_options"]
 
-RENDER_MODES = ("ansi", "human")
+RENDER_MODES = ("ansi", "human", "rgb_array")
 
 
 class Face:
@@ -28,7 +28,7 @@ class Face:
     Attributes:
         game: The game being played.
         possible_agents: Names by agent index.
-        render_mode: None, "ansi" or "human".
+        render_mode: None, "ansi", "human" or "rgb_array".
     """
 
     game: TokenGame
@@ -62,12 +62,17 @@ class Face:
         """The episode so far as plain data, see `coevo_env.game.transcript`."""
         return self.game.transcript(self.possible_agents)
 
-    def render(self) -> str | None:
-        """The transcript of the episode so far: returned ("ansi") or printed ("human")."""
+    def render(self) -> str | np.ndarray | None:
+        """The episode so far: returned as text ("ansi"), printed ("human"), or as a picture, uint8
+        (480, 640, 3) ("rgb_array")."""
         if self.render_mode is None:
             raise ConfigError(
-                "render() with render_mode=None; make the environment with render_mode='ansi' or 'human'."
+                "render() with render_mode=None; make the environment with render_mode='ansi', 'human' or 'rgb_array'."
             )
+        if self.render_mode == "rgb_array":
+            from ..view.picture import picture
+
+            return picture(self.transcript())
         from ..view.render import ansi
 
         if self.render_mode == "ansi":

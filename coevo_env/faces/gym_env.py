@@ -26,7 +26,7 @@ from ..game.reference import ReferencePolicy
 from ..game.task import Task
 from ..rng import rng
 from .build import agent_names
-from .face import Face, check_max_cycles, check_render_mode
+from .face import RENDER_MODES, Face, check_max_cycles, check_render_mode
 from .token_game import TokenGame
 
 __all__ = ["GymEnv", "Partner"]
@@ -54,7 +54,7 @@ class GymEnv(Face, gymnasium.Env):
         ConfigError: Anything that could not be played.
     """
 
-    metadata = {"render_modes": ["ansi", "human"], "render_fps": 1}  # noqa: RUF012  # gymnasium's way
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012  # gymnasium's way
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..game.kl import Controller
 from ..game.task import Task
 from .build import agent_names
-from .face import Face, check_max_cycles, check_render_mode, role_options
+from .face import RENDER_MODES, Face, check_max_cycles, check_render_mode, role_options
 from .token_game import TokenGame
 
 __all__ = ["TextParallelEnv", "parallel_env"]
@@ -44,7 +44,7 @@ class TextParallelEnv(Face, ParallelEnv):
     """
 
     # PettingZoo's way
-    metadata = {"name": "coevo_text_v0", "render_modes": ["ansi", "human"], "is_parallelizable": True}  # noqa: RUF012
+    metadata = {"name": "coevo_text_v0", "render_modes": list(RENDER_MODES), "is_parallelizable": True, "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,

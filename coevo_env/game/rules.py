@@ -120,6 +120,7 @@ class Rules:
         self.max_context = task.max_context if max_context is None else whole("max_context", max_context, 1)
         self.vocab_size, self.eos_id = int(tokenizer.vocab_size), int(tokenizer.eos_id)
         self.eos_ids = tuple(int(end) for end in getattr(tokenizer, "eos_ids", (self.eos_id,)))
+        self._ends = frozenset(self.eos_ids)
         decode = tokenizer.decode
         self._continues = hasattr(decode, "__code__") and "context" in signature(decode).parameters
         self.sampling = self._sampling(min_new_tokens, temperature, banned)
@@ -372,7 +373,7 @@ class Episode:
                 f"{rules.max_new_tokens} tokens that end with EOS ({_list(eos)}) or fill the budget, at the start of a "
                 "turn."
             )
-        if any(end in tokens[:-1] for end in eos) or min(tokens) < 0 or max(tokens) >= rules.vocab_size:
+        if not rules._ends.isdisjoint(tokens[:-1]) or min(tokens) < 0 or max(tokens) >= rules.vocab_size:
             raise ConfigError(
                 f"episode {self.index}, seat {turn.seat}: got tokens {tokens}; expected ids in [0, {rules.vocab_size}) "
                 f"with EOS ({_list(eos)}) "

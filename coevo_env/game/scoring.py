@@ -153,12 +153,15 @@ def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> n
         raise RewardError(f"{where}: returned {type(raw).__name__}; expected a list of {count} floats.")
     if got != count:
         raise RewardError(f"{where}: returned {got} values for {count} responses; expected one float for each.")
-    values = np.zeros(count)
-    for row, value in enumerate(raw):
-        try:
-            values[row] = _number(value)
-        except TypeError as error:
-            raise RewardError(f"{where}: returned {error}, for {about(row)}; expected a list of floats.") from None
+    if set(map(type, raw)) <= {float}:  # nearly always
+        values = np.array(raw, np.float64)
+    else:
+        values = np.zeros(count)
+        for row, value in enumerate(raw):
+            try:
+                values[row] = _number(value)
+            except TypeError as error:
+                raise RewardError(f"{where}: returned {error}, for {about(row)}; expected a list of floats.") from None
     finite = np.isfinite(values)
     if not finite.all():
         row = int(np.argmin(finite))

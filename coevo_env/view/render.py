@@ -19,7 +19,18 @@ from importlib.resources import files
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["ansi", "fragment", "html", "number", "script", "style"]
+__all__ = [
+    "ansi",
+    "episode_view",
+    "fragment",
+    "heat_color",
+    "html",
+    "joint",
+    "number",
+    "scales_of",
+    "script",
+    "style",
+]
 
 Transcript = Mapping[str, Any]
 
@@ -70,8 +81,8 @@ def ansi(transcript: Transcript, color: bool = False) -> str:
     def paint(code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if color and text else text
 
-    scales = _scales([transcript])
-    episode = _episode(transcript, scales)
+    scales = scales_of([transcript])
+    episode = episode_view(transcript, scales)
     labels = [f"{turn['agent']} ({turn['role']})" for turn in episode["turns"]]
     width = max(map(len, ["prompt", *labels]))
 
@@ -89,7 +100,7 @@ def ansi(transcript: Transcript, color: bool = False) -> str:
     for label, turn in zip(labels, episode["turns"], strict=True):
         text = turn["text"]
         if color and turn["tokens"]:
-            text = _join(
+            text = joint(
                 [_painted(token["shown"], token["heat"].get("kl")) for token in turn["tokens"]], turn["spaced"]
             )
         lines += block(label, text)
@@ -107,12 +118,19 @@ def _painted(shown: str, heat: float | None) -> str:
     terminals."""
     if not heat:
         return shown
-    full, share = (104, 170, 232) if heat > 0 else (244, 158, 76), 0.2 + 0.8 * abs(heat)
-    red, green, blue = (round(240 + (part - 240) * share) for part in full)
+    red, green, blue = heat_color(heat)
     return f"\x1b[38;2;20;20;20;48;2;{red};{green};{blue}m{shown}\x1b[0m"
 
 
-def _join(pieces: list[str], spaced: bool) -> str:
+def heat_color(heat: float) -> tuple[int, int, int]:
+    """Red, green and blue behind dark text for a number from -1 (orange) to 1 (blue)."""
+    full, share = (104, 170, 232) if heat > 0 else (244, 158, 76), 0.2 + 0.8 * abs(heat)
+    red, green, blue = (round(240 + (part - 240) * share) for part in full)
+    return red, green, blue
+
+
+def joint(pieces: list[str], spaced: bool) -> str:
+    """Tokens as one text, with spaces between them where they have none of their own."""
     return (" " if spaced else "").join(pieces)
 
 
@@ -162,7 +180,7 @@ def fragment(transcripts: Sequence[Transcript], agents: Sequence[str] | None = N
     """The episodes and the choice of metric, to be put into a page that also holds `style()` and,
     once, `script()`. Agents have the colours of their places in `agents`, by default those that
     speak here, `llm2` before `llm10`."""
-    scales = _scales(transcripts)
+    scales = scales_of(transcripts)
     known = [
         {"key": key, "label": label, "help": text, "scale": number(scales[key], sign=False, digits=2)}
         for key, label, text in METRICS
@@ -170,7 +188,9 @@ def fragment(transcripts: Sequence[Transcript], agents: Sequence[str] | None = N
     ]
     here = {str(turn.get("agent", "")) for transcript in transcripts for turn in transcript.get("turns", [])}
     names = list(dict.fromkeys([*(agents or ()), *sorted(here, key=lambda name: (len(name), name))]))
-    episodes = [_episode(transcript, scales, {name: i for i, name in enumerate(names)}) for transcript in transcripts]
+    episodes = [
+        episode_view(transcript, scales, {name: i for i, name in enumerate(names)}) for transcript in transcripts
+    ]
     return _template("transcripts.html.j2").render(episodes=episodes, metrics=known)
 
 
@@ -206,7 +226,7 @@ def number(value: float | None, *, sign: bool = True, digits: int = 3, tiny: boo
 
 
 # ----------------------------------------------------------- from plain data to what templates show
-def _episode(
+def episode_view(
     transcript: Transcript, scales: Mapping[str, float], colors: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     where = [
@@ -299,7 +319,7 @@ def _series(turn: Mapping[str, Any], key: str) -> list[Any]:
     return rewards
 
 
-def _scales(transcripts: Sequence[Transcript]) -> dict[str, float]:
+def scales_of(transcripts: Sequence[Transcript]) -> dict[str, float]:
     """For each metric that any token knows: the value at which colour is full, the 95th percentile
     of what there is."""
     scales = {}

@@ -102,6 +102,7 @@ ENTRIES = (
         "torchrl",
         ("torchrl_ppo.py",),
     ),
+    Entry("supersuit", "SuperSuit", ("supersuit", "stable-baselines3"), "supersuit", "AEC, parallel", ""),
     Entry(
         "benchmarl",
         "BenchMARL",
@@ -164,10 +165,16 @@ REFUSED = (
         "torchrl: test_batched_errors_say_what_is_missing",
     ),
     (
-        "SuperSuit and PettingZoo's turn-based conversion",
-        "the conversion puts a string into the infos; SuperSuit's asynchronous AEC is broken",
+        "PettingZoo's turn-based conversion to a parallel environment",
+        "it puts a string into the infos, which libraries that stack infos cannot bear",
         "the parallel face",
-        "",
+        "supersuit: test_pettingzoos_own_conversion_puts_a_string_into_the_infos",
+    ),
+    (
+        "SuperSuit's `black_death_v3`",
+        "it waits for a step in which every agent is terminated and truncated at once, which is never",
+        "nothing: all agents live to the end of an episode",
+        "supersuit: test_black_death_would_never_end",
     ),
     (
         "BenchMARL with `parallel_collection`",
