@@ -16,6 +16,7 @@ from typing import Any
 
 from coevo_env.errors import ConfigError
 from coevo_env.faces.aec import raw_env
+from coevo_env.game.task import Conversation
 
 from . import require
 
@@ -56,7 +57,9 @@ def _classes() -> tuple[Any, Any, Any]:
         agent: str
         """Who answers next; "" at the end."""
         text: str
-        """What it reads."""
+        """What it reads; of a chat the last message."""
+        messages: list[dict[str, str]] = []  # noqa: RUF012  # pydantic copies it
+        """Of a chat all messages, the last one included; empty where it is none."""
         rewards: dict[str, float] = {}  # noqa: RUF012  # pydantic copies it
         """What the step paid each agent."""
 
@@ -102,8 +105,14 @@ def _classes() -> tuple[Any, Any, Any]:
             said = [turn.text for turn in episode.turns[:-1]]
             seen = {"all": said, "previous": said[-1:], "none": []}[rules.context]
             text = rules.task.render(rules.task.prompt(rules.split, episode.prompt_index), seen or None)
+            chat = [dict(message) for message in text.messages] if isinstance(text, Conversation) else []
             return TextObservation(
-                agent=self.env.agent_selection, text=text, rewards=rewards, reward=reward, done=False
+                agent=self.env.agent_selection,
+                text=str(text),
+                messages=chat,
+                rewards=rewards,
+                reward=reward,
+                done=False,
             )
 
         @property

@@ -21,8 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from coevo_env.errors import ConfigError
 from coevo_env.game.rules import Rules
-from coevo_env.game.task import Prompt, Task
+from coevo_env.game.task import Conversation, Prompt, Task
 from coevo_env.lm.load import load_tokenizer
 from coevo_env.tasks import make_task
 
@@ -36,19 +37,30 @@ def dataset(task: Task | str, split: str = "train") -> Any:
 
     Args:
         task: A `Task` or the name of one.
-        split: "train" or "test".
+        split: "train", "validation" or "test".
 
     Returns:
-        Rows with `prompt` (what the pioneer reads), `prompt_index` and `split`; the last two lead
-        the reward functions back to the task's prompt.
+        Rows with `prompt` (what the pioneer reads; of a chat all its messages, which TRL renders by
+        the model's chat template), `prompt_index` and `split`; the last two lead the reward
+        functions back to the task's prompt.
+
+    Raises:
+        ConfigError: Some prompts are chats and others are not; a column has one type.
     """
     require("trl")
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
 
     task = make_task(task)
     count = len(task.prompts(split))
+    read = [task.render(task.prompt(split, index)) for index in range(count)]
+    chats = [text.messages for text in read if isinstance(text, Conversation)]
+    if chats and len(chats) < count:
+        raise ConfigError(
+            f"task {task.name!r}: {len(chats)} of the {count} prompts of {split!r} are chats and the others plain "
+            "text; TRL takes one kind. Expected all to be chats, or none."
+        )
     rows = {
-        "prompt": [task.render(task.prompt(split, index)) for index in range(count)],
+        "prompt": [[dict(message) for message in chat] for chat in chats] or [str(text) for text in read],
         "prompt_index": list(range(count)),
         "split": [split] * count,
     }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coevo_env.game.task import Task
+from coevo_env.game.task import Conversation, Task
 from coevo_env.tasks import make_task
 
 from . import require
@@ -26,12 +26,12 @@ def taskset(task: Task | str, split: str = "train") -> Any:
 
     Args:
         task: A `Task` or the name of one.
-        split: "train" or "test".
+        split: "train", "validation" or "test".
 
     Returns:
         A taskset with one item for each prompt of the split: `data.prompt` is what the pioneer
-        reads. Every term of the task is recorded as a reward under its name and with its weight, so
-        `trace.reward` is the task reward.
+        reads, of a chat all its messages. Every term of the task is recorded as a reward under its
+        name and with its weight, so `trace.reward` is the task reward.
     """
     require("verifiers")
     import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
@@ -54,9 +54,8 @@ def taskset(task: Task | str, split: str = "train") -> Any:
     class TextTaskset(vf.Taskset[TextTask, vf.TasksetConfig]):
         def load(self) -> Any:
             for index in range(len(source.prompts(split))):
-                prompt = source.prompt(split, index)
-                yield TextTask(
-                    TextData(prompt=source.render(prompt), prompt_index=index, name=f"{source.name}/{split}/{index}")
-                )
+                read = source.render(source.prompt(split, index))
+                seen = [dict(message) for message in read.messages] if isinstance(read, Conversation) else read
+                yield TextTask(TextData(prompt=seen, prompt_index=index, name=f"{source.name}/{split}/{index}"))
 
     return TextTaskset(vf.TasksetConfig(id=source.name))

@@ -3,6 +3,8 @@ learner to train."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from openenv.core.env_server import create_fastapi_app
 
 import coevo_env
 from coevo_agents.adapters.openenv import models, text_environment
+from coevo_env.testing import tiny_lm
 
 pytestmark = pytest.mark.adapter
 
@@ -73,3 +76,23 @@ def test_errors():
     env = text_environment("toy", seed=0)
     with pytest.raises(coevo_env.ConfigError, match="call reset"):
         env.step(models()[0](text="1"))
+
+
+def test_a_chat_keeps_its_earlier_messages():
+    earlier = (
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+    )
+    prompt = coevo_env.Prompt("and now ?", earlier=earlier)
+    task = replace(
+        coevo_env.make_task("sentiment"),
+        train=[prompt],
+        templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"},
+    )
+    chat = [*earlier, {"role": "user", "content": "and now ?"}]
+    model = tiny_lm(None, positions=512)
+    model.tokenizer.hf.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    seen = text_environment(task, model=model, num_agents=1, max_context=400, seed=0).reset()
+    assert (seen.text, seen.messages) == ("and now ?", chat)
+    assert text_environment("toy", seed=0).reset().messages == []

@@ -11,6 +11,7 @@ import coevo_env
 from coevo_env.errors import ConfigError
 
 supersuit = pytest.importorskip("supersuit")
+pytestmark = pytest.mark.adapter
 
 PLAIN = {"task": "toy", "mask": "none", "token_dtype": "float32", "seed": 0}
 WRAPPERS = {

@@ -122,3 +122,17 @@ def test_rewards_may_use_the_answer_of_a_prompt():
         completion_ids=[ids, ids], prompt_index=[0, 1], split=["train", "train"], prompts=None, completions=None
     )
     assert scores == [1.0, 0.0]
+
+
+def test_a_chat_keeps_its_earlier_messages():
+    earlier = (
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+    )
+    prompt = coevo_env.Prompt("and now ?", earlier=earlier)
+    task = replace(make_task(), train=[prompt], templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"})
+    chat = [*earlier, {"role": "user", "content": "and now ?"}]
+    assert dataset(task)["prompt"][0] == chat
+    with pytest.raises(coevo_env.ConfigError, match="1 of the 2 prompts of 'train' are chats"):
+        dataset(replace(task, train=[prompt, "no chat"]))

@@ -62,3 +62,16 @@ def test_prompts_are_what_the_pioneer_reads():
 def test_unknown_splits_are_errors():
     with pytest.raises(coevo_env.ConfigError, match="unknown split"):
         taskset("sentiment", "tests")
+
+
+def test_a_chat_keeps_its_earlier_messages():
+    earlier = (
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+    )
+    prompt = coevo_env.Prompt("and now ?", earlier=earlier)
+    task = replace(make_task(), train=[prompt], templates={"pioneer": "{prompt}", "observer": "{responses} {prompt}"})
+    chat = [*earlier, {"role": "user", "content": "and now ?"}]
+    [item] = taskset(task)
+    assert [(message.role, message.content) for message in item.data.prompt] == [tuple(one.values()) for one in chat]

@@ -163,7 +163,7 @@ def test_calls_out_of_order():
         ({"mask": "infos"}, "Did you mean 'info'"),
         ({"token_dtype": "int32"}, "unknown token_dtype"),
         ({"agent_ids": "roles"}, "Did you mean 'role'"),
-        ({"render_mode": "rgb_array"}, "unknown render_mode"),
+        ({"render_mode": "rgb_arrey"}, "unknown render_mode"),
         ({"max_cycles": 0}, "max_cycles=0"),
         ({"kl": "repoted"}, "Did you mean 'reported'"),
         ({"seed": -3}, "seed=-3"),

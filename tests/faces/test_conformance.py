@@ -196,7 +196,7 @@ def test_metadata():
     metadata = coevo_env.raw_env.metadata
     assert (
         metadata["name"].endswith("_v0")
-        and metadata["render_modes"] == ["ansi", "human"]
+        and metadata["render_modes"] == ["ansi", "human", "rgb_array"]
         and metadata["is_parallelizable"] is False
     )
     assert str(coevo_env.env(task="toy")) == metadata["name"]
