@@ -229,6 +229,13 @@ def number(value: float | None, *, sign: bool = True, digits: int = 3, tiny: boo
 def episode_view(
     transcript: Transcript, scales: Mapping[str, float], colors: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
+    """An episode as words, facts and tokens with the heat of their numbers, each from -1 to 1.
+
+    Args:
+        transcript: As it is; any number may be missing.
+        scales: For each metric the value at which the heat is 1, see `scales_of`.
+        colors: The place of each agent among the colours.
+    """
     where = [
         str(transcript[key]) if key == "task" else f"{key} {transcript[key]}"
         for key in ("task", "iteration", "episode")
