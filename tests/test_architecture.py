@@ -35,7 +35,7 @@ def test_what_the_page_names_is_there():
     rows = [line.split("|") for line in page.split("## Where a new file goes")[1].splitlines() if line[:2] == "| "]
     assert len(rows) >= 6
     for _, what, write, registry, *_ in rows[1:]:
-        (file,) = re.findall(r"`((?:coevo_env|agents)/[\w/]+\.py)`", write)
+        (file,) = re.findall(r"`((?:coevo_env|agents|benchmarks)/[\w/]+\.py)`", write)
         assert (ROOT / file).parent.is_dir(), what
         for name, home in re.findall(r"`(\w+)` in `([\w/]+\.py)`", registry):
             known = re.search(rf"^{name}\b.* = ", (ROOT / home).read_text(encoding="utf-8"), re.MULTILINE)

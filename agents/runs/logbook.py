@@ -18,6 +18,7 @@ import numpy as np
 
 from coevo_env.errors import CoevoError, ConfigError
 
+from .board import lay_out
 from .checkpoint import hint
 from .door import check_folder, check_plain
 
@@ -86,6 +87,11 @@ class Logbook:
         with self._writing():  # one event for all of them: each costs a lock, a checksum and a write
             assert self.board.file_writer is not None
             self.board.file_writer.add_summary(Summary(value=scalars), iteration)
+
+    def lay_out(self, agents: Sequence[str], settings: Mapping[str, Any]) -> None:
+        """What TensorBoard shows beside the curves, see `coevo_agents.runs.board`."""
+        with self._writing():
+            lay_out(self.board, agents, settings)
 
     def histogram(self, iteration: int, tag: str, values: np.ndarray) -> None:
         """A TensorBoard histogram; nothing for an empty array."""

@@ -27,6 +27,7 @@ from ..learners.learner import checked
 from ..learners.policy import remembering
 from ..methods.communication import communication
 from ..methods.update_order import drift, importance, order
+from ..runs.board import board_settings
 from ..runs.checkpoint import CheckpointError, checkpoints
 from ..runs.config import Config
 from ..runs.folder import (
@@ -145,6 +146,7 @@ class Run:
             f"{name}/eval/{tag}": value for name, result in evaluations.items() for tag, value in result.metrics.items()
         }
         self._assign_roles(evaluations)
+        self.log.lay_out(self.parts.agents, board_settings(self.config))
         self.log.metrics(0, metrics)
         self.state.offsets = self.log.offsets()
         self.report(0, metrics)

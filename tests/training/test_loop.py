@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -218,6 +219,25 @@ def test_saved_agents_are_plain_models(weights, model, tmp_path):
 def test_tensorboard_holds_the_metrics(alone):
     assert_board_agrees(alone)
     assert any("transcripts/0" in tag for tag in board(alone).Tags()["tensors"])
+
+
+def test_tensorboard_has_an_overview_and_the_settings(alone):
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = board(alone)
+    shown = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in shown.category for chart in category.chart}
+    assert len(charts) >= 10
+    for title, patterns in charts.items():
+        for pattern in patterns:
+            assert any(re.match(pattern, tag) for tag in events.Tags()["scalars"]), (title, pattern)
+    metadata = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    named = HParamsPluginData.FromString(metadata).session_start_info.hparams
+    saved = json.loads((alone / "config.json").read_text())["config"]
+    assert named["task"].string_value == saved["task"]
+    assert named["batch_size"].number_value == saved["batch_size"]  # not the default
+    assert "kl.mode" not in named  # the default
 
 
 def test_the_last_checkpoints_and_the_best_one_are_kept(model, tmp_path, monkeypatch):

@@ -1,0 +1,80 @@
+"""What TensorBoard shows beside single curves: charts that belong together, and the settings.
+
+One idea: dozens of cards in alphabetical order are no overview. The tab "Custom Scalars" has the
+few charts by which a run is judged, with a line for each agent; the tab "HParams" has the settings
+that are not the default beside the validation reward, to compare runs by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .config import Config
+from .settings import to_dict
+
+__all__ = ["board_settings", "lay_out", "layout"]
+
+CHARTS = {
+    "On the validation split, each agent alone": {
+        "reward": "eval/reward",
+        "KL, nats per response": "eval/kl",
+        "distinct bigrams": "eval/distinct_2",
+        "length": "eval/length",
+    },
+    "In training": {
+        "task reward": "reward/task",
+        "KL, nats per response": "kl",
+        "KL coefficient": "kl_coef",
+        "entropy, nats per token": "entropy",
+    },
+    "Updates": {
+        "policy loss": "loss/policy",
+        "value loss": "loss/value",
+        "clip fraction": "clip_fraction",
+        "norm of the gradient": "grad_norm",
+    },
+}
+"""Category -> chart -> tag of each agent (docs/metrics.md)."""
+
+
+def layout(agents: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """The charts, as `SummaryWriter.add_custom_scalars` takes them."""
+    return {
+        category: {chart: ["Multiline", [f"{agent}/{tag}$" for agent in agents]] for chart, tag in charts.items()}
+        for category, charts in CHARTS.items()
+    }
+
+
+def board_settings(config: Config) -> dict[str, Any]:
+    """The settings of a run that are not the default, and always task, learner and seed, by dotted
+    name; those of the learner are compared with its own defaults."""
+    default = to_dict(Config()) | {"learner_settings": dataclasses.asdict(type(config.settings)())}
+    return _different(to_dict(config), default)
+
+
+def _different(settings: Mapping[str, Any], default: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        usual = default.get(name)
+        if isinstance(value, Mapping):
+            found |= _different(value, usual if isinstance(usual, Mapping) else {}, f"{under}{name}.")
+        elif value != usual or (not under and name in ("task", "learner", "seed")):
+            found[under + name] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return found
+
+
+def lay_out(board: Any, agents: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Writes both into the event file of a run that begins.
+
+    Args:
+        board: A `SummaryWriter`.
+        agents: Names of the agents.
+        settings: What `board_settings` gave.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    board.add_custom_scalars(layout(agents))
+    for summary in hparams(dict(settings), {f"{agent}/eval/reward": 0.0 for agent in agents}):
+        board.file_writer.add_summary(summary)
