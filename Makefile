@@ -10,12 +10,15 @@ PYTEST_ARGS ?=
 # Which library `make test-adapters` tests, for example: make test-adapters LIBRARY=torchrl. Empty means all.
 LIBRARY ?=
 
+# What `make test-versions` tries, for example: make test-versions VERSIONS="3.12 lowest". Empty means all.
+VERSIONS ?=
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ONE_THREAD := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-adapters lint format assets bench clean
+.PHONY: help train test test-slow test-adapters test-versions lint format assets bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +34,9 @@ test-slow: $(VENV)/.installed-dev  ## the tests that train for minutes, and thos
 
 test-adapters:  ## the libraries, each in an environment of its own under .venv-adapters/; writes docs/adapters.md
 	$(PYTHON) docs/scripts/adapters.py run $(LIBRARY)
+
+test-versions:  ## the tests under each supported Python, and with the oldest versions of the dependencies (by uv)
+	$(PYTHON) docs/scripts/versions.py $(VERSIONS)
 
 lint: $(VENV)/.installed-dev  ## linter, formatter and type checker, changing nothing
 	$(BIN)/ruff check .
@@ -48,7 +54,7 @@ bench: $(VENV)/.installed-bench  ## the speed benchmarks, see benchmarks/README.
 	$(BIN)/python -m benchmarks.speed
 
 clean:  ## removes the environment and what tools left behind, not the runs
-	rm -rf $(VENV) .venv-adapters build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-adapters .venv-versions build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment, grown as targets need it. A stamp is renewed when the dependencies change.
