@@ -316,32 +316,15 @@ def play(
 @app.command()
 def tasks() -> None:
     """Lists the built-in tasks."""
-    import importlib
     import os
 
     # a list should not wait for a network, nor fetch data sets
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 
-    from rich.table import Column, Table
+    from .pages.tasks import task_list
 
-    from coevo_env.tasks import BUILTIN_TASKS, make_task
-
-    table = Table(Column("task", no_wrap=True), "what it is", "train / test", "default model")  # names are not cut
-    for name in BUILTIN_TASKS:
-        try:
-            task = make_task(name)
-            model = "tiny, random" if task.model == "table" else task.model
-            table.add_row(name, task.description, f"{len(task.train)} / {len(task.test)}", model)
-        except CoevoError:
-            what = (importlib.import_module(BUILTIN_TASKS[name]).__doc__ or "").splitlines()[0]
-            table.add_row(
-                name, f"{_escape(what)} [dim](not installed here; `coevo train --task {name}` says how)[/]", "", ""
-            )
-    table.add_row(
-        "reasoning-gym/<dataset>", "any dataset of reasoning-gym (extra: reasoning-gym)", "generated", "smollm2"
-    )
-    table.add_row("package.module:function", "your own (docs/add_a_task.md)", "", "")
-    console.print(table)
+    for paragraph in task_list():
+        console.print(paragraph)
 
 
 @app.command()

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from coevo_env.errors import ConfigError
+from coevo_env.game.splits import SPLITS
 from coevo_env.game.task import Task
 from coevo_env.lm.model import LanguageModel
 
@@ -30,8 +31,6 @@ __all__ = ["FREE", "compare", "inputs", "libraries", "model_digests", "settings_
 
 FREE = ("iterations", "keep", "save_every", "trust_remote_code")
 """Settings that may be others when a run goes on: no number depends on them."""
-
-SPLITS = ("train", "validation", "test")
 
 
 def inputs(config: Mapping[str, Any], base: LanguageModel, task: Task) -> dict[str, Any]:

@@ -132,4 +132,4 @@ def test_errors():
     with pytest.raises(coevo_env.ConfigError, match="forgets masks"):
         parallel_env(task="toy", mask="info")
     with pytest.raises(coevo_env.ConfigError, match="one-hot inputs"):
-        parallel_env(task=coevo_env.make_task("toy", vocab_size=200_000))
+        parallel_env(task=coevo_env.make_task("toy", vocab_size=100_000))

@@ -190,7 +190,7 @@ def test_ctrl_c_before_or_beside_a_run_is_told(monkeypatch, capsys):
     def pressed():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coevo_env.tasks.make_task", lambda *a, **k: pressed())
+    monkeypatch.setattr("coevo_agents.pages.tasks.make_task", lambda *a, **k: pressed())
     monkeypatch.setattr(sys, "argv", ["coevo", "tasks"])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -272,7 +272,7 @@ def test_show_prints_and_writes_a_page(run, command, tmp_path):
 def test_tasks_lists_every_task(command):
     out = command("tasks")
     assert all(name in out for name in BUILTIN_TASKS) and "package.module" in out
-    assert re.search(r"reasoning-gym/<dataset>.* smollm2 ", out)
+    assert re.search(r"reasoning-gym/<dataset>\s.*model: smollm2", out)
 
 
 def test_version(command):
