@@ -51,7 +51,9 @@ def board_settings(config: Config) -> dict[str, Any]:
     """The settings of a run that are not the default, and always task, learner and seed, by dotted
     name; those of the learner are compared with its own defaults."""
     default = to_dict(Config()) | {"learner_settings": dataclasses.asdict(type(config.settings)())}
-    return _different(to_dict(config), default)
+    different = _different(to_dict(config), default)
+    own = f"{config.learner.rpartition(':')[2]}."  # as in `--set ppo.clip=0.1`
+    return {name.replace("learner_settings.", own): value for name, value in different.items()}
 
 
 def _different(settings: Mapping[str, Any], default: Mapping[str, Any], under: str = "") -> dict[str, Any]:
