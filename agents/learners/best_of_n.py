@@ -6,8 +6,8 @@ The policy says how many responses it wants to choose from (`draws`), and the ga
 reward, lets it choose: so it works in training games, in evaluations and as a partner.
 
 The response it keeps is not a sample of the model it was drawn from. The KL of the best of n to
-that model is at most log n - (n - 1) / n, which is reported as `kl_bound`; the log-probs in
-rollouts and the measured `kl` are those of the model itself, whose KL is 0.
+that model is at most log n - (n - 1) / n, which is reported as `kl_bound` and counted in the `kl`
+of evaluations; the log-probs in rollouts and the `kl` of training are those of the model itself.
 
 Source: Stiennon et al. (2020), arXiv 2009.01325, appendix G.3; that it is a bound: Beirami et al.
 (2024), arXiv 2401.01879.
@@ -42,7 +42,16 @@ from coevo_env.lm.model import Generation
 from .learner import State
 from .policy import ActorCritic
 
-__all__ = ["BestOfN", "Choosing"]
+__all__ = ["BestOfN", "Choosing", "choice_bound"]
+
+
+def choice_bound(n: int) -> float:
+    """The most that choosing among n can cost in KL, nats per response.
+
+    >>> choice_bound(1), round(choice_bound(4), 2)
+    (0.0, 0.64)
+    """
+    return math.log(n) - (n - 1) / n
 
 
 class Choosing:
@@ -97,8 +106,7 @@ class BestOfN:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Does nothing; reports what was earned, and the most that choosing can cost in KL, nats
         per response."""
-        n = self.policy.draws
-        return {"return": float(rollout.returns.mean()), "kl_bound": math.log(n) - (n - 1) / n}
+        return {"return": float(rollout.returns.mean()), "kl_bound": choice_bound(self.policy.draws)}
 
     def state_dict(self) -> State:
         """The weights, which may be those of a warm start."""

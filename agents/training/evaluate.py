@@ -22,6 +22,7 @@ from coevo_env.game.rollout import Rollout
 from coevo_env.game.task import Task
 from coevo_env.metrics import summarize
 
+from ..learners.best_of_n import choice_bound
 from ..learners.learner import Actor
 from ..runs.config import Config
 from .intervals import half_width
@@ -39,7 +40,8 @@ class Evaluation:
     """One agent on P prompts, with D draws for each.
 
     Attributes:
-        metrics: reward, kl (nats per response, k1), entropy (nats per token), raw reward terms, and
+        metrics: reward, kl (nats per response, k1; where the best of n is played, plus the most
+            that the choice can cost), entropy (nats per token), raw reward terms, and
             `coevo_env.metrics.summarize`, which depends on the number of responses and so is taken
             of one draw for each prompt, and averaged over the draws.
         rewards: float64 (P * D,), task reward of each response, the draws for a prompt in a row.
@@ -92,7 +94,7 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
     diverse = [summarize(texts[draw::draws], ids[draw::draws], eos) for draw in range(draws)]
     metrics = {
         "reward": float(rewards.mean()),
-        "kl": float(kl.mean()),
+        "kl": float(kl.mean()) + choice_bound(getattr(policy, "draws", 1)),
         "entropy": -logprob / max(1, tokens),
         **{f"reward/{term}": float(np.concatenate(values).mean()) for term, values in terms.items()},
         **{key: float(np.mean([one[key] for one in diverse])) for key in diverse[0]},

@@ -11,6 +11,7 @@ import pytest
 import torch
 from toy_runs import LEARNING, make, rollout_of, slow_logprobs, step
 
+from coevo_agents.learners.best_of_n import choice_bound
 from coevo_agents.learners.learner import LEARNERS, LearnerError, checked, find_learner
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies
 from coevo_agents.methods.update_order import drift, importance, order
@@ -146,7 +147,10 @@ def test_best_of_n_earns_the_expected_maximum():
         p = np.exp(game.reference.score([context] * len(texts), tokens, lengths, rules.sampling).sum(1))
         levels = np.unique(rewards)
         below = np.array([0.0, *[p[rewards <= level].sum() for level in levels]])
-        expected.append(float((levels * (below[1:] ** n - below[:-1] ** n)).sum()))
+        share = below[1:] ** n - below[:-1] ** n  # of each level among what is kept
+        expected.append(float((levels * share).sum()))
+        kl = float((share * np.log(share / np.diff(below))).sum())  # within a level nothing is preferred
+        assert 0 < kl <= choice_bound(n)
     error = rollout.task_reward.std() / math.sqrt(episodes)
     assert rollout.task_reward.mean() == pytest.approx(np.mean(expected), abs=4 * error)
     assert metrics["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)

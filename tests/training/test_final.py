@@ -53,6 +53,9 @@ def test_eval_of_a_run_gives_the_numbers_of_its_summary(kind, model, tmp_path):
         assert found["ci95"][name] == summary["agents"][name]["ci95"]["after"]
     assert {key: found[key] for key in ("split", "prompts", "asked", "draws")} == summary["measured"]
     assert summary["measured"]["split"] == "test"
+    if kind == "best of n":  # a choice is not free, though its tokens are the reference's own
+        agent = summary["agents"]["llm1"]
+        assert (agent["before"]["kl"], agent["after"]["kl"]) == pytest.approx((0, np.log(3) - 2 / 3), abs=1e-5)
 
 
 def test_the_test_split_is_not_read_before_the_end(model, tmp_path, monkeypatch):
