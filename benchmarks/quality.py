@@ -123,7 +123,7 @@ def table(data: dict[str, Any]) -> list[str]:
     the first arm in brackets."""
 
     def cell(mean: float, half: float | None, sign: str = "") -> str:
-        return f"{mean:{sign}.3f}" + ("" if half is None else f" ± {half:.3f}")
+        return f"{round(mean, 3) + 0.0:{sign}.3f}" + ("" if half is None else f" ± {half:.3f}")
 
     rows = ["| arm | " + " | ".join(MEASURES.values()) + " |", "|---|" + "---:|" * len(MEASURES)]
     for number, (arm, found) in enumerate(data["arms"].items()):
