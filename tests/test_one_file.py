@@ -345,7 +345,7 @@ def test_a_learner_that_learns_is_asked_for_its_optimum(tree, rate):
     file = tree / "agents/learners/plain.py"
     text = file.read_text("utf-8").replace("policy = -(seen", f"policy = -(1.0{rate} * seen", 1)
     file.write_text(text, encoding="utf-8")
-    tests = Thing("plain", ("test_learners.py", "two_agents_with_role_exchange and plain"), {})
+    tests = Thing("plain", ("test_optimum.py", "two_agents_with_role_exchange and plain"), {})
     done = run(tree, [tests])
     assert done.returncode == (1 if rate else 0), done.stdout + done.stderr
     assert "1 failed" in done.stdout if rate else "1 passed" in done.stdout
