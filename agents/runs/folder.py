@@ -242,8 +242,9 @@ def write_config(directory: Path, config: Config, rests_on: Mapping[str, Any]) -
     write_json(path, record)
 
 
-def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Whether a run that goes on does so with what it was made with.
+def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], say: Callable[[str], None]) -> str:
+    """Whether a run that goes on does so with what it was made with; returns the digest by which
+    its files know each other.
 
     Args:
         directory: The run folder.
@@ -261,7 +262,7 @@ def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], s
             f"{directory} has no digests of its model, task and settings, as earlier runs have none: whether they "
             "are still the same was not checked. From here on it has those of now."
         )
-        return
+        return rests_on["run"]
     if pinned["settings"] != settings_digest(saved["config"]):
         raise ConfigError(
             f"the settings in {directory / 'config.json'} are not those that the run was started with: the file was "
@@ -272,9 +273,9 @@ def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], s
     if changed := [name for name in ours if name not in FREE and ours[name] != theirs.get(name)]:
         what = ", ".join(f"{name} is {ours[name]!r} and was {theirs.get(name)!r}" for name in changed)
         raise ConfigError(f"the run in {directory} was started with other settings: {what}. Only {FREE[0]} may change.")
-    compare(
-        pinned, {kind: values for kind, values in rests_on.items() if kind != "settings"}, f"the run in {directory}"
-    )
+    kinds = {kind: values for kind, values in rests_on.items() if kind not in ("settings", "run")}
+    compare(pinned, kinds, f"the run in {directory}")
+    return pinned.get("run", rests_on["run"])  # a later version can have more settings, and another digest of them
 
 
 def initial_model(directory: Path, config: Config) -> str:
