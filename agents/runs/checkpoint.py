@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +176,15 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     return states, data
 
 
-def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """What can be said of every file in a folder, by its path in it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": _digest(path), "bytes": path.stat().st_size} for path in files
-    }
+def manifest(folder: Path, sizes: Collection[int] | None = None) -> dict[str, dict[str, Any]]:
+    """What can be said of every file in a folder, by its path in it; a file of none of the `sizes`
+    is not read."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        digest = _digest(path) if sizes is None or size in sizes else ""
+        found[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": size}
+    return found
 
 
 def _damaged(message: str) -> CheckpointError:

@@ -138,7 +138,8 @@ def _tokenizer(tokenizer: Any) -> str:
     if hf is None:
         return _digest([type(tokenizer).__name__, tokenizer.vocab_size, tokenizer.eos_id])
     template = getattr(hf, "chat_template", None)
-    return _digest([*_vocabulary(hf), template, tokenizer.vocab_size, tokenizer.eos_id])
+    ends = [getattr(tokenizer, name, ()) for name in ("eos_ids", "opening", "banned")]
+    return _digest([*_vocabulary(hf), template, tokenizer.vocab_size, *ends])
 
 
 def _vocabulary(hf: Any) -> list[Any]:

@@ -73,7 +73,8 @@ def check_saved(agents: Iterable[str | Path]) -> list[str]:
 
 
 def _compare(run: Path, path: Path, expected: Mapping[str, Mapping[str, Any]]) -> None:
-    found = {name: what for name, what in manifest(path).items() if not _beside(name)}
+    sizes = {file["bytes"] for files in expected.values() for file in (files or {}).values()}
+    found = {name: what for name, what in manifest(path, sizes).items() if not _beside(name)}
     other = next((name for name, files in expected.items() if files == found), None)
     if found == expected[path.name]:
         return
@@ -113,6 +114,8 @@ def _summary(run: Path) -> dict[str, Any]:
         summary = read_json(run / "summary.json", SummaryFile, ConfigError, advice=f"Remove it, then: {_again(run)}")
     except FileNotFoundError:
         return {}
+    if not summary.get("agents"):
+        raise ConfigError(f"{run / 'summary.json'} has no agents in it. Remove it: {_again(run)}")
     pinned = (read_saved(run / "config.json").get("inputs") or {}).get("run")
     if None not in (pinned, summary.get("run")) and pinned != summary["run"]:
         raise ConfigError(f"{run / 'summary.json'} is of another run. Put back its own, or remove it: {_again(run)}")

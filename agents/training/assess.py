@@ -21,7 +21,7 @@ from coevo_env.tasks import make_task
 
 from ..learners.learner import LEARNERS, Actor, find_learner
 from ..runs.config import Config
-from ..runs.folder import initial_model, read_saved
+from ..runs.folder import check_settings, initial_model, read_saved
 from ..runs.inputs import compare, libraries, model_digests, task_digests
 from ..runs.saved import check_saved, run_of
 from .assemble import Parts, use_threads
@@ -189,6 +189,7 @@ def compared(
                 "still those of the run was not checked."
             )
             continue
+        check_settings(folder, saved)
         own, now = saved["config"], {}
         if (own.get("task"), own.get("task_options")) == (config.task, dict(config.task_options)):
             now |= {"task": task_digests(task), "libraries": libraries(task)}
