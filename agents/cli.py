@@ -274,13 +274,13 @@ def evaluate(
     import json
     from dataclasses import replace
 
-    with _agents(agent, task, reward) as (config, models):
+    with _agents(agent, task, reward) as (config, models, run):
         from .pages.tables import evaluation_table
         from .training.assess import assess
 
         given = {"device": device, "eval_prompts": prompts, "eval_draws": draws}
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
-        assessed = assess(config, models, reference)
+        assessed = assess(config, models, reference, run)
     for note in assessed.notes:
         errors.print(note, markup=False, highlight=False, soft_wrap=True)
     if as_json:
@@ -307,10 +307,10 @@ def play(
 ) -> None:
     """Answers prompts: the pioneer first, then the observer after reading it, with the reward of
     every token."""
-    with _agents(agent, task, reward) as (config, models):
+    with _agents(agent, task, reward) as (config, models, run):
         from .pages.terminal import play as answer
 
-        answer(console, config, list(models.values()), prompt, seed)
+        answer(console, config, list(models.values()), prompt, seed, run)
 
 
 @app.command()
@@ -364,14 +364,15 @@ def version() -> None:
 
 
 @contextmanager
-def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[Any, dict[str, str]]]:
-    """The config, with another task if one is given, and the saved models that a run folder, a
-    model directory or a name stands for."""
+def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[Any, dict[str, str], Path | None]]:
+    """The config, with another task if one is given, the saved models that a run folder, a model
+    directory or a name stands for, and the run whose checkpoint they were made of, if any."""
     import tempfile
     from dataclasses import replace
 
     from .runs.config import Config
     from .runs.folder import initial_model, read_config
+    from .runs.saved import run_of, saved_agents
 
     def known(run: Path) -> Any:
         trusted = {} if reward is None else {"reward": reward}
@@ -382,10 +383,11 @@ def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[A
         return config if task in (None, config.task) else replace(config, task=task, task_options={})
 
     path = Path(spec)
-    if saved := _saved(path / "agents"):
-        yield known(path), saved
-    elif path.is_dir() and ((path / "metrics.jsonl").exists() or (path / "checkpoints").exists()):
+    if path.is_dir() and any((path / name).exists() for name in ("agents", "metrics.jsonl", "checkpoints")):
         config = known(path)
+        if saved := saved_agents(path):
+            yield config, saved, None
+            return
         from .training.outcome import save_stopped
 
         with tempfile.TemporaryDirectory() as place:
@@ -393,18 +395,11 @@ def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[A
             errors.print(
                 f"{_escape(spec)} has not finished; its agents are those of iteration {iteration}.", style="dim"
             )
-            yield config, _saved(Path(place) / "agents")
-    elif path.parent.name == "agents" and (path.parent.parent / "config.json").exists():
-        yield known(path.parent.parent), {path.name: spec}
+            yield config, saved_agents(Path(place)), path
+    elif run := run_of(path):
+        yield known(run), {path.name: spec}, None
     else:
-        yield chosen(Config(model=spec)), {path.name or spec: spec}
-
-
-def _saved(folder: Path) -> dict[str, str]:
-    """The agents that a run has saved, `llm1` before `llm10`."""
-    names = [f.name for f in folder.iterdir() if (f / "config.json").exists()] if folder.is_dir() else []
-    found = sorted((name for name in names if name[0] != "."), key=lambda name: (len(name), name))
-    return {name: str(folder / name) for name in found}
+        yield chosen(Config(model=spec)), {path.name or spec: spec}, None
 
 
 def _fresh_folder(name: str) -> Path:

@@ -66,7 +66,12 @@ def terminal(run_dir: str | Path, console: Console) -> None:
 
 
 def play(
-    console: Console, config: Config, models: Sequence[str], prompts: Sequence[str] | None = None, seed: int = 0
+    console: Console,
+    config: Config,
+    models: Sequence[str],
+    prompts: Sequence[str] | None = None,
+    seed: int = 0,
+    run: Path | None = None,
 ) -> None:
     """Answers prompts: every agent in its seat, after reading what it may see, with the numbers of
     each token.
@@ -78,23 +83,19 @@ def play(
         models: Directories or names, in order of play; one alone takes every seat.
         prompts: What to answer; None asks line by line until an empty line or the end of the input.
         seed: Of the sampling noise.
+        run: The run folder that the models come from, where they do not lie in it.
+
+    Raises:
+        ConfigError: A model cannot be loaded, or is not what its run saved; or the run was made
+            with something else than is there now.
     """
     from dataclasses import replace
 
     from coevo_env.faces.batch import BatchEnv
     from coevo_env.faces.build import build
     from coevo_env.game.kl import KLConfig
-    from coevo_env.lm.load import load_language_model
-    from coevo_env.tasks import make_task
 
-    the_task = make_task(config.task, **config.task_options)
-    loaded = [load_language_model(path, the_task, device=config.device, dtype=config.dtype) for path in models]
-    base = config.model or the_task.model
-    reference = (
-        loaded[0]
-        if list(models) == [base]
-        else load_language_model(base, the_task, device=config.device, dtype=config.dtype)
-    )
+    the_task, loaded, reference = _loaded(console, config, models, run)
     seats = max(config.num_agents, 1)
     options = {
         **config.game(),
@@ -123,6 +124,23 @@ def play(
         _print_answer(console, game)
     if seats > 1 and len(models) == 1:
         console.print(Text(f"one model took all {seats} seats", "dim"))
+
+
+def _loaded(console: Console, config: Config, models: Sequence[str], run: Path | None) -> tuple[Any, list[Any], Any]:
+    """The task, the models and the reference, after a look at whether they are those of the run."""
+    from coevo_env.lm.load import load_language_model
+    from coevo_env.tasks import make_task
+
+    from ..training.assess import compared
+
+    task = make_task(config.task, **config.task_options)
+    loaded = [load_language_model(path, task, device=config.device, dtype=config.dtype) for path in models]
+    base = config.model or task.model
+    alone = list(models) == [base]
+    reference = loaded[0] if alone else load_language_model(base, task, device=config.device, dtype=config.dtype)
+    for note in compared(config, task, models, reference, run):
+        console.print(Text(note, "dim"))
+    return task, loaded, reference
 
 
 def _answer(game: BatchEnv, models: Sequence[Any], episode: int) -> BatchEnv:

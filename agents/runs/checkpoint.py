@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from coevo_env.errors import CoevoError, ConfigError
 from .door import check_folder, file_mode, replace_file
 from .schema import STATE_BYTES, Manifest, StateFile, read_json
 
-__all__ = ["CheckpointError", "checkpoints", "load", "prune", "replacing", "save", "sweep", "write_json"]
+__all__ = ["CheckpointError", "checkpoints", "load", "manifest", "prune", "replacing", "save", "sweep", "write_json"]
 
 
 DAMAGED = "It is incomplete, was altered, or is no checkpoint."
@@ -107,11 +107,7 @@ def save(directory: Path, iteration: int, states: Mapping[str, Mapping[str, Any]
                 save_file(tensors, partial / f"{name}.safetensors")
             text = json.dumps({"iteration": iteration, "scalars": scalars, **meta}, indent=1)
             (partial / "state.json").write_text(text, encoding="utf-8")
-            files = sorted(path.name for path in partial.iterdir())
-            manifest = {
-                name: {"sha256": _digest(partial / name), "bytes": (partial / name).stat().st_size} for name in files
-            }
-            (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            (partial / "manifest.json").write_text(json.dumps(manifest(partial), indent=1), encoding="utf-8")
     except Exception as error:  # safetensors has errors of its own
         raise CheckpointError(
             f"checkpoint {target} could not be written: {error}. {hint(error)}, then continue with: coevo train "
@@ -143,10 +139,10 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """
     try:
         check_folder(path)
-        manifest = read_json(path / "manifest.json", Manifest, _damaged, advice=DAMAGED)
-        if "state.json" not in manifest:
+        listed = read_json(path / "manifest.json", Manifest, _damaged, advice=DAMAGED)
+        if "state.json" not in listed:
             raise CheckpointError(f"checkpoint file {path / 'manifest.json'} does not list state.json; it was altered.")
-        for name, expected in manifest.items():
+        for name, expected in listed.items():
             file = path / name
             size = file.stat().st_size
             if size != expected["bytes"]:
@@ -166,7 +162,7 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             )
         states = {}
         for name, scalars in data.pop("scalars").items():
-            if f"{name}.safetensors" not in manifest:
+            if f"{name}.safetensors" not in listed:
                 raise CheckpointError(
                     f"checkpoint file {path / 'manifest.json'} does not list {name}.safetensors; it was altered."
                 )
@@ -178,6 +174,17 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             f"checkpoint {path} is not readable: {type(error).__name__}: {error}. It is incomplete or no checkpoint."
         ) from error
     return states, data
+
+
+def manifest(folder: Path, sizes: Collection[int] | None = None) -> dict[str, dict[str, Any]]:
+    """What can be said of every file in a folder, by its path in it; a file of none of the `sizes`
+    is not read."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        digest = _digest(path) if sizes is None or size in sizes else ""
+        found[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": size}
+    return found
 
 
 def _damaged(message: str) -> CheckpointError:

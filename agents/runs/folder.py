@@ -35,6 +35,7 @@ from .settings import from_dict, to_dict
 __all__ = [
     "Interrupted",
     "check_inputs",
+    "check_settings",
     "claim",
     "deferred_interrupt",
     "extend",
@@ -242,8 +243,9 @@ def write_config(directory: Path, config: Config, rests_on: Mapping[str, Any]) -
     write_json(path, record)
 
 
-def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Whether a run that goes on does so with what it was made with.
+def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], say: Callable[[str], None]) -> str:
+    """Whether a run that goes on does so with what it was made with; returns the digest by which
+    its files know each other.
 
     Args:
         directory: The run folder.
@@ -261,20 +263,34 @@ def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], s
             f"{directory} has no digests of its model, task and settings, as earlier runs have none: whether they "
             "are still the same was not checked. From here on it has those of now."
         )
-        return
-    if pinned["settings"] != settings_digest(saved["config"]):
+        return rests_on["run"]
+    check_settings(directory, saved)
+    ours, theirs = to_dict(config), to_dict(from_dict(saved["config"]).complete())
+    if changed := [name for name in ours if name not in FREE and ours[name] != theirs.get(name)]:
+        what = ", ".join(f"{name} is {ours[name]!r} and was {theirs.get(name)!r}" for name in changed)
+        raise ConfigError(f"the run in {directory} was started with other settings: {what}. Only {FREE[0]} may change.")
+    kinds = {kind: values for kind, values in rests_on.items() if kind not in ("settings", "run")}
+    compare(pinned, kinds, f"the run in {directory}")
+    return pinned.get("run", rests_on["run"])  # a later version can have more settings, and another digest of them
+
+
+def check_settings(directory: Path, saved: Mapping[str, Any]) -> None:
+    """Whether the settings in a run folder are those that its run was made with.
+
+    Args:
+        directory: The run folder.
+        saved: What its config.json holds.
+
+    Raises:
+        ConfigError: They were edited.
+    """
+    pinned = saved.get("inputs")
+    if pinned is not None and pinned["settings"] != settings_digest(saved["config"]):
         raise ConfigError(
             f"the settings in {directory / 'config.json'} are not those that the run was started with: the file was "
             "edited. Put back what was changed, or start a new run with: coevo train --config "
             f"{directory / 'config.json'}"
         )
-    ours, theirs = to_dict(config), to_dict(from_dict(saved["config"]).complete())
-    if changed := [name for name in ours if name not in FREE and ours[name] != theirs.get(name)]:
-        what = ", ".join(f"{name} is {ours[name]!r} and was {theirs.get(name)!r}" for name in changed)
-        raise ConfigError(f"the run in {directory} was started with other settings: {what}. Only {FREE[0]} may change.")
-    compare(
-        pinned, {kind: values for kind, values in rests_on.items() if kind != "settings"}, f"the run in {directory}"
-    )
 
 
 def initial_model(directory: Path, config: Config) -> str:

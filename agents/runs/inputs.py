@@ -17,12 +17,14 @@ import inspect
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
 
-from coevo_env.errors import ConfigError
+from coevo_env.assets.tfidf import TfidfClassifier
+from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.game.splits import SPLITS
 from coevo_env.game.task import Task
 from coevo_env.lm.model import LanguageModel
@@ -34,19 +36,21 @@ FREE = ("iterations", "keep", "save_every", "trust_remote_code")
 
 
 def inputs(config: Mapping[str, Any], base: LanguageModel, task: Task) -> dict[str, Any]:
-    """The digests of a run.
+    """The digests of a run, and under "run" one of them all. By that its checkpoints and its
+    summary say whose they are; runs that are equal in everything may share it.
 
     Args:
         config: Its settings as plain data.
         base: The initial model.
         task: The task.
     """
-    return {
+    found = {
         "settings": settings_digest(config),
         "model": model_digests(base),
         "task": task_digests(task),
         "libraries": libraries(task),
     }
+    return {**found, "run": _digest([found])}
 
 
 def compare(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: str) -> None:
@@ -80,10 +84,11 @@ def compare(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: str)
 
 WORDS = {
     ("model", "weights"): "the weights of the initial model",
+    ("model", "configuration"): "the configuration of the initial model",
     ("model", "tokenizer"): "the tokenizer",
     **{("task", split): f"the {split} prompts of the task" for split in SPLITS},
     ("task", "text"): "the templates, lengths or name of the task",
-    ("task", "rewards"): "the source or weights of the rewards",
+    ("task", "rewards"): "the source or weights of the rewards, or a model that they hold",
 }
 """What the parts are called in messages."""
 
@@ -95,15 +100,32 @@ def settings_digest(config: Mapping[str, Any]) -> str:
 
 
 def model_digests(base: LanguageModel) -> dict[str, str]:
-    """Of all tensors by name, and of what the tokenizer does."""
+    """Of all tensors by name, of the configuration of the network, and of what the tokenizer
+    does."""
+    network, tokenizer = _network(base.module), _tokenizer(base.tokenizer)
+    return {"weights": _tensors(base.module), "configuration": _digest(network), "tokenizer": tokenizer}
+
+
+def _network(module: torch.nn.Module) -> list[Any]:
+    """What a network computes beside its tensors: its class, and settings that are no default."""
+    settings: Any = getattr(module, "config", None)
+    changed = settings.to_diff_dict() if settings is not None else {}
+    return [type(module).__name__, {name: value for name, value in changed.items() if name not in NOTES}]
+
+
+NOTES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+"""Settings of a network that say where it comes from, and not what it computes."""
+
+
+def _tensors(module: torch.nn.Module) -> str:
     digest, seen = hashlib.sha256(), set()
-    for name, tensor in sorted(base.module.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         if tensor.data_ptr() in seen and tensor.numel():  # a tied head
             continue
         seen.add(tensor.data_ptr())
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return {"weights": digest.hexdigest(), "tokenizer": _tokenizer(base.tokenizer)}
+    return digest.hexdigest()
 
 
 PROBE = "It was the best of 1,234 films (by far)! \n\tNaïve – 東京 😀 <eos> don't 3.50$ HELLO  world"
@@ -114,13 +136,18 @@ def _tokenizer(tokenizer: Any) -> str:
     hf = getattr(tokenizer, "hf", None)
     if hf is None:
         return _digest([type(tokenizer).__name__, tokenizer.vocab_size, tokenizer.eos_id])
+    template = getattr(hf, "chat_template", None)
+    ends = [getattr(tokenizer, name, ()) for name in ("eos_ids", "opening", "banned")]
+    return _digest([*_vocabulary(hf), template, tokenizer.vocab_size, *ends])
+
+
+def _vocabulary(hf: Any) -> list[Any]:
     special = [hf.eos_token_id, hf.pad_token_id, hf.unk_token_id, hf.bos_token_id]
     try:
         ids = hf.encode(PROBE, add_special_tokens=False)
     except Exception:  # there are tokenizers that cannot write everything
         ids = []
-    template = getattr(hf, "chat_template", None)
-    return _digest([sorted(hf.get_vocab().items()), special, ids, template, tokenizer.vocab_size, tokenizer.eos_id])
+    return [sorted(hf.get_vocab().items()), special, ids]
 
 
 def task_digests(task: Task) -> dict[str, str]:
@@ -143,7 +170,8 @@ def task_digests(task: Task) -> dict[str, str]:
 
 
 def source(function: Any) -> list[Any]:
-    """What a reward is: its text where there is one, and the plain values that it was made with."""
+    """What a reward is: its text where there is one, the plain values that it was made with, and
+    the models that it holds or is going to load."""
     outer, function = function, _written(function)
     what = function if inspect.isroutine(function) or isinstance(function, type) else type(function)
     try:
@@ -151,7 +179,7 @@ def source(function: Any) -> list[Any]:
     except (OSError, TypeError):  # typed in, or not Python
         text = ""
     values = _state(function) | ({"": [outer.args, outer.keywords]} if isinstance(outer, functools.partial) else {})
-    return [getattr(what, "__module__", ""), getattr(what, "__qualname__", ""), text, values]
+    return _plain([getattr(what, "__module__", ""), getattr(what, "__qualname__", ""), text, values])
 
 
 def _written(function: Any) -> Any:
@@ -166,16 +194,53 @@ def _written(function: Any) -> Any:
 
 
 def _state(function: Any) -> dict[str, Any]:
-    """Values that a function closes over, or attributes of an object."""
+    """Values that a function closes over or loads, or attributes of an object."""
     if inspect.isfunction(function):
-        return dict(inspect.getclosurevars(function).nonlocals)
+        named = {name: function.__globals__.get(name) for name in _names(function.__code__)}
+        loads = {name: value for name, value in named.items() if _loads(value)}
+        return loads | dict(inspect.getclosurevars(function).nonlocals)
     if dataclasses.is_dataclass(function) and not isinstance(function, type):
         return {field.name: getattr(function, field.name) for field in dataclasses.fields(function)}
     return dict(getattr(function, "__dict__", {}))
 
 
+def _names(code: CodeType) -> set[str]:
+    """Names of globals and attributes in a function, and in the functions inside."""
+    return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+def _loads(value: Any) -> bool:
+    """Whether a value is a function that loads something once, as rewards load their models: one
+    without parameters under `functools.cache`."""
+    return isinstance(value, CACHED) and not inspect.signature(value).parameters
+
+
+CACHED = type(functools.cache(lambda: None))
+
+
+def _loaded(load: Any) -> Any:
+    try:
+        return load()
+    except (CoevoError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a function of the user's can fail in any way
+        raise ConfigError(
+            f"a reward could not load what it scores with: {getattr(load, '__qualname__', load)}() raised "
+            f"{type(error).__name__}: {error}. Mend it, then start again."
+        ) from error
+
+
 def _plain(value: Any) -> Any:
-    """What JSON can write; of anything else the class, for its repr can hold an address."""
+    """What JSON can write, of models and tokenizers what they do; of anything else the class, for
+    its repr can hold an address."""
+    if _loads(value):
+        return _plain(_loaded(value))
+    if isinstance(value, torch.nn.Module):
+        return [*_plain(_network(value)), _tensors(value)]
+    if callable(getattr(value, "get_vocab", None)) and callable(getattr(value, "encode", None)):
+        return _plain([*_vocabulary(value), value.model_max_length])
+    if isinstance(value, TfidfClassifier):
+        return _plain([value.terms, value.idf, value.weights, value.intercept])
     if isinstance(value, Mapping):
         return sorted([str(key), _plain(inner)] for key, inner in value.items())
     if isinstance(value, (set, frozenset)):

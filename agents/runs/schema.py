@@ -83,6 +83,7 @@ class Inputs(Part):
     model: dict[Name, Digest]
     task: dict[Name, Digest]
     libraries: dict[Name, Name] = {}
+    run: Digest | None = None
 
 
 class ConfigFile(Part):
@@ -148,13 +149,21 @@ class Sample(Part):
     reward: Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
+class File(Part):
+    """What is written down of a file."""
+
+    sha256: Digest
+    bytes: Count
+
+
 class Trained(Part):
-    """An agent before and after."""
+    """An agent before and after, and the files that it was saved in."""
 
     before: Numbers = {}
     after: Numbers = {}
     ci95: dict[Literal["before", "after"], Numbers] = {}
     samples: Annotated[list[Sample], Field(max_length=1000)] = []
+    files: dict[Name, File] | None = None
 
 
 class Measured(Part):
@@ -173,16 +182,10 @@ class SummaryFile(Part):
     task: Name = "task"
     measured: Measured | None = None
     agents: dict[Name, Trained] = {}
+    run: Digest | None = None
 
 
 # ---------------------------------------------------------------- checkpoints
-class File(Part):
-    """What a manifest says of a file."""
-
-    sha256: Digest
-    bytes: Count
-
-
 Manifest = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}$")], File]
 """`manifest.json`; the names are those of files beside it."""
 
@@ -251,6 +254,7 @@ class StateFile(Part):
     pending: Pending | Nothing = Nothing()
     offsets: dict[Name, Count] = {}
     roles: Roles | None = None
+    run: Digest | None = None
 
 
 # ---------------------------------------------------------------- the check

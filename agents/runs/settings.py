@@ -29,6 +29,9 @@ __all__ = ["apply", "explained", "from_dict", "listing", "names", "preset", "rea
 OPTIONS = "task_options"
 """The setting that holds options by name, whatever these are."""
 
+TOML_BYTES = 2**20
+"""Of a file of settings; all there are, with explanations, take 10 kB."""
+
 RENAMED = {"best_of": "best_of_n.n", "learner_options": "learner_settings"}
 """What settings of 0.1 are called now."""
 
@@ -234,9 +237,14 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib  # type: ignore[no-redef]
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} could not be read as TOML: {error}.") from error
+        with Path(path).open("rb") as stream:
+            text = stream.read(TOML_BYTES + 1).decode("utf-8")
+        if len(text) > TOML_BYTES:
+            raise ValueError(f"it has more than {TOML_BYTES} bytes")
+        data = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{path} could not be read as TOML: {what}.") from error
     flat: dict[str, Any] = {}
     for name, value in data.items():
         if isinstance(value, Mapping):

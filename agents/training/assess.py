@@ -7,7 +7,7 @@ numbers of a run can be had again from what it left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from coevo_env.tasks import make_task
 
 from ..learners.learner import LEARNERS, Actor, find_learner
 from ..runs.config import Config
-from ..runs.folder import initial_model, read_saved
+from ..runs.folder import check_settings, initial_model, read_saved
 from ..runs.inputs import compare, libraries, model_digests, task_digests
+from ..runs.saved import check_saved, run_of
 from .assemble import Parts, use_threads
 from .evaluate import Evaluation, evaluate, evaluation_game
 
-__all__ = ["Assessment", "assess", "assess_run"]
+__all__ = ["Assessment", "assess", "assess_run", "compared"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Assessment:
         return {key: value for key, value in values.items() if not (self.alone and key == "kl")}
 
 
-def assess(config: Config, models: Mapping[str, str], reference: str | None = None) -> Assessment:
+def assess(
+    config: Config, models: Mapping[str, str], reference: str | None = None, run: Path | None = None
+) -> Assessment:
     """Evaluates saved models on the test split, each alone.
 
     Args:
@@ -80,11 +83,19 @@ def assess(config: Config, models: Mapping[str, str], reference: str | None = No
             draws count, and whether its learner plays a model otherwise than by sampling.
         models: Name -> directory or hub name.
         reference: The model to measure KL against; by default that of `config`.
+        run: The run folder that the models come from, where they do not lie in it.
 
     Raises:
         ConfigError: A model cannot be loaded, or belongs to another tokenizer than the reference;
-            or the run that the models belong to was made with something else than is there now.
+            or the run that the models belong to was made with something else than is there now, or
+            saved others.
     """
+    return _measured(config, models, reference, run, check=True)
+
+
+def _measured(
+    config: Config, models: Mapping[str, str], reference: str | None, run: Path | None, check: bool
+) -> Assessment:
     task = make_task(config.task, **config.task_options)
 
     def load(spec: str) -> LanguageModel:
@@ -94,7 +105,7 @@ def assess(config: Config, models: Mapping[str, str], reference: str | None = No
 
     base = load(reference or config.model)
     use_threads(config, base)
-    notes = _compared(config, task, models, None if reference else base)
+    notes = compared(config, task, models.values(), None if reference else base, run) if check else ()
     game = evaluation_game(config, task, base, split="test", draws=config.eval_draws)
     alone = reference is None and config.model in models.values()  # a KL of a model to itself says nothing
     results = {} if alone else {"reference": evaluate(game, base, "reference")}
@@ -122,7 +133,8 @@ def assess_run(config: Config, directory: Path, parts: Parts) -> Assessment:
     same = {parts.agents[member]: parts.agents[members[0]] for members in parts.members for member in members}
     if all(isinstance(getattr(policy, "lm", None), LanguageModel) for policy in policies.values()):
         saved = {name: str(directory / "agents" / name) for name in policies}
-        results = assess(replace(config, model=initial_model(directory, config)), saved).results
+        initial = replace(config, model=initial_model(directory, config))
+        results = _measured(initial, saved, None, None, check=False).results  # nobody had time to exchange them
     else:
         results = {"reference": evaluate(parts.final, parts.reference, "reference")}
         results.update({name: evaluate(parts.final, policy, name) for name, policy in policies.items()})
@@ -144,27 +156,44 @@ def _assessment(config: Config, game: BatchEnv, results: dict[str, Evaluation], 
     )
 
 
-def _compared(config: Config, task: Task, models: Mapping[str, str], base: LanguageModel | None) -> tuple[str, ...]:
-    """Compares what is there now with what the runs rest on whose saved agents are asked: the task,
-    where it is the run's own, and the initial model, unless another reference was given. Returns
-    what is to be said."""
-    notes = []
-    for run in dict.fromkeys(
-        Path(path).parent.parent for path in models.values() if Path(path).parent.name == "agents"
-    ):
-        if not (run / "config.json").is_file():
+def compared(
+    config: Config, task: Task, models: Collection[str], base: LanguageModel | None, run: Path | None = None
+) -> tuple[str, ...]:
+    """Compares what is there now with the runs whose saved agents are asked: the agents with those
+    that the runs saved, and what the runs rest on; of that the task, where it is the run's own, and
+    the initial model, unless another reference was given.
+
+    Args:
+        config: Of the run.
+        task: The task on which they are asked.
+        models: Their folders.
+        base: The initial model; None where there is another reference.
+        run: One more run folder.
+
+    Returns:
+        What is to be said.
+
+    Raises:
+        ConfigError: Something differs.
+    """
+    notes: list[str] = []
+    unknown = check_saved(models)
+    for folder in dict.fromkeys([run, *map(run_of, models)]):
+        if folder is None:
             continue
-        saved = read_saved(run / "config.json")
+        saved = read_saved(folder / "config.json")
         if saved.get("inputs") is None:
+            unknown = []
             notes.append(
-                f"{run} has no digests of its model and task, as earlier runs have none: whether they are still "
-                "those of the run was not checked."
+                f"{folder} has no digests of its model, task and agents, as earlier runs have none: whether they are "
+                "still those of the run was not checked."
             )
             continue
+        check_settings(folder, saved)
         own, now = saved["config"], {}
         if (own.get("task"), own.get("task_options")) == (config.task, dict(config.task_options)):
             now |= {"task": task_digests(task), "libraries": libraries(task)}
         if base is not None:
             now["model"] = model_digests(base)
-        compare(saved["inputs"], now, f"the run in {run}")
-    return tuple(notes)
+        compare(saved["inputs"], now, f"the run in {folder}")
+    return (*notes, *unknown)

@@ -41,6 +41,7 @@ from ..runs.folder import (
     write_config,
 )
 from ..runs.logbook import Logbook, lock
+from ..runs.saved import check_saved
 from .assemble import assemble
 from .assess import assess_run
 from .evaluate import Evaluation, describe
@@ -90,7 +91,8 @@ class Run:
         claim(self.directory, resume)
         self.parts = assemble(self.config, self.directory, say)
         if resume:
-            check_inputs(self.directory, self.config, self.parts.rests_on, say)
+            self.parts.rests_on["run"] = check_inputs(self.directory, self.config, self.parts.rests_on, say)
+            check_saved(self.directory / "agents" / name for name in self.parts.agents)
         self.keys: dict[int, set[str]] = {}  # metrics of each learner's last update
         self.whole = True  # whether the weights belong to a finished iteration
         self.saved = -1  # iteration of the last checkpoint that was written here
@@ -172,9 +174,10 @@ class Run:
         summary that it writes. A run that ends before its last iteration can be resumed."""
         if self.saved < self.iteration and not self._saves():
             self.save()
-        save_agents(self.directory, self.parts)
+        files = save_agents(self.directory, self.parts)
         assessed = assess_run(self.config, self.directory, self.parts)
-        return write_summary(self.directory, self.iteration, self.config.task, assessed)
+        run = self.parts.rests_on["run"]
+        return write_summary(self.directory, self.iteration, self.config.task, assessed, files, run)
 
     def save(self) -> None:
         """Writes a checkpoint of the iteration just finished, once."""

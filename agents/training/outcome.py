@@ -7,7 +7,7 @@ here writes them again when it is resumed.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from coevo_env.errors import ConfigError
 
 from ..methods.warm_start import WarmStartConfig
-from ..runs.checkpoint import CheckpointError, checkpoints, hint, replacing, write_json
+from ..runs.checkpoint import CheckpointError, checkpoints, hint, manifest, replacing, write_json
 from ..runs.config import Config
 from ..runs.folder import repeated
 from .assemble import Parts, assemble
@@ -53,12 +53,14 @@ def transcripts(parts: Parts, rows: Sequence[int], updated: Collection[int], ite
     return result
 
 
-def save_agents(directory: Path, parts: Parts) -> None:
-    """Writes each agent as a directory that `AutoModelForCausalLM.from_pretrained` loads.
+def save_agents(directory: Path, parts: Parts) -> dict[str, dict[str, Any]]:
+    """Writes each agent as a directory that `AutoModelForCausalLM.from_pretrained` loads; returns
+    the digests of the files of each.
 
     Raises:
         CheckpointError: One could not be written.
     """
+    files = {}
     for number, name in enumerate(parts.agents):
         folder = directory / "agents" / name
         try:
@@ -67,11 +69,13 @@ def save_agents(directory: Path, parts: Parts) -> None:
                 # transformers adds where it was loaded from, which is another place after a resume
                 if (warm := directory / "initial" / TOKENIZER).is_file() and (partial / TOKENIZER).is_file():
                     shutil.copyfile(warm, partial / TOKENIZER)
+                files[name] = manifest(partial)
         except Exception as error:  # safetensors and transformers have errors of their own
             raise CheckpointError(
                 f"agent {name} could not be saved in {folder}: {error}. {hint(error)}, then continue with: coevo train "
                 f"--resume {directory}"
             ) from error
+    return files
 
 
 def save_stopped(directory: Path, config: Config, out: Path) -> int:
@@ -97,9 +101,20 @@ def save_stopped(directory: Path, config: Config, out: Path) -> int:
     return state.iteration
 
 
-def write_summary(directory: Path, iteration: int, task: str, assessed: Assessment) -> dict[str, Any]:
+def write_summary(
+    directory: Path, iteration: int, task: str, assessed: Assessment, files: Mapping[str, Any], run: str
+) -> dict[str, Any]:
     """Writes and returns `summary.json`: every agent beside the model that it started from, with
-    the same prompts side by side."""
+    the same prompts side by side.
+
+    Args:
+        directory: The run folder.
+        iteration: Of the agents.
+        task: Name of the task.
+        assessed: The agents on the test split.
+        files: What `save_agents` returned.
+        run: The digest of what the run rests on.
+    """
     metrics, ci95 = assessed.metrics(), assessed.ci95()
     before, *names = assessed.results
     agents = {
@@ -108,10 +123,11 @@ def write_summary(directory: Path, iteration: int, task: str, assessed: Assessme
             "after": metrics[name],
             "ci95": {"before": ci95[before], "after": ci95[name]},
             "samples": _samples(assessed.results[before], assessed.results[name]),
+            "files": files[name],
         }
         for name in names
     }
-    summary = {"iterations": iteration, "task": task, "measured": assessed.measured(), "agents": agents}
+    summary = {"iterations": iteration, "task": task, "measured": assessed.measured(), "agents": agents, "run": run}
     write_json(directory / "summary.json", summary)
     return summary
 

@@ -21,6 +21,7 @@ from coevo_env.game.roles import AdaptiveRoles
 from ..runs.checkpoint import CheckpointError, checkpoints, load, prune, save, sweep
 from ..runs.config import Config
 from ..runs.door import check_folder
+from ..runs.folder import read_saved
 from .assemble import Parts
 
 __all__ = ["State", "forget", "is_finite", "restore", "save_state"]
@@ -79,6 +80,7 @@ def save_state(directory: Path, state: State, parts: Parts, keep: int) -> None:
         "before": state.before,
         "pending": state.pending,
         "offsets": state.offsets,
+        "run": parts.rests_on["run"],
     }
     states = {name: learner.state_dict() for name, learner in parts.named_learners()}
     if parts.opponents:
@@ -109,10 +111,13 @@ def restore(directory: Path, parts: Parts, say: Callable[[str], None], keep: int
     if tidy:
         for place in (folder, directory / "agents"):
             sweep(place)
-    found = checkpoints(folder)
+    found, run = checkpoints(folder), (read_saved(directory / "config.json").get("inputs") or {}).get("run")
     for path in reversed(found):
         try:
-            state = _adopted(parts, *load(path))
+            states, meta = load(path)
+            if None not in (run, meta.get("run")) and meta["run"] != run:
+                raise CheckpointError(f"checkpoint {path} is of another run: model, task or settings are others.")
+            state = _adopted(parts, states, meta)
         except CheckpointError as error:
             say(f"skipped: {error}")
             continue

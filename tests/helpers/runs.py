@@ -142,4 +142,4 @@ def assert_board_agrees(directory: Path) -> None:
     assert set(theirs) == set(ours)
     assert all(np.float32(ours[key]) == np.float32(theirs[key]) for key in ours if not key[0].startswith("time/"))
     histograms = events.Histograms("llm1/histogram/kl")
-    assert [event.step for event in histograms] == [row["iteration"] for row in rows[1:]]
+    assert [event.step for event in histograms] == [row["iteration"] for row in rows if "llm1/kl" in row]

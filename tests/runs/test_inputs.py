@@ -9,16 +9,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import runs
+import torch
 from runs import config, lines, train
+from safetensors.torch import load_file, save_file
 
 from coevo_agents.runs import inputs
 from coevo_agents.runs.folder import read_config, read_saved
 from coevo_agents.runs.inputs import compare, libraries, model_digests, settings_digest, source, task_digests
 from coevo_agents.training.assess import assess
 from coevo_agents.training.loop import Run
+from coevo_env.assets.tfidf import TfidfClassifier
 from coevo_env.errors import ConfigError
+from coevo_env.rewards import classifier_reward
 from coevo_env.tasks import make_task
 from coevo_env.testing import tiny_lm
 
@@ -120,6 +125,118 @@ def test_the_weight_of_a_reward_and_what_it_was_made_with_count():
     assert source(functools.partial(scaled, 1.0)) != source(functools.partial(scaled, 2.0))
 
 
+# ---------------------------------------------------------------- models that reward
+@pytest.fixture
+def classifier(tmp_path) -> Path:
+    """A text classifier of two layers over a few words, that a test may change."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *"01234"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 32}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(tmp_path / "classifier")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = BertForSequenceClassification(BertConfig(vocab_size=len(words), **sizes, pad_token_id=0))
+    network.save_pretrained(tmp_path / "classifier")
+    return tmp_path / "classifier"
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def other_weight(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.bias"] = tensors["classifier.bias"] + 1e-4
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def other_words(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    vocabulary = json.loads(text)
+    vocabulary["model"]["vocab"].update({"3": 6, "4": 5})
+    (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
+
+
+CHANGES = {
+    "a weight": other_weight,
+    "the words": other_words,
+    "the activation": lambda folder: edit_json(folder / "config.json", hidden_act="relu"),
+    "the longest text": lambda folder: edit_json(folder / "tokenizer_config.json", model_max_length=8),
+}
+
+
+def of(classifier: Path) -> dict[str, str]:
+    return task_digests(replace(make_task("toy"), rewards={"judge": classifier_reward(classifier, 1)}))
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_all_of_a_classifier_that_rewards_counts(what, classifier):
+    before = of(classifier)
+    assert of(classifier) == before
+    assert of(Path(shutil.copytree(classifier, classifier.parent / "moved"))) == before  # what it does, not where it is
+    CHANGES[what](classifier)
+    with pytest.raises(ConfigError, match="rewards, or a model that they hold"):
+        compare({"task": before}, {"task": of(classifier)}, "it")
+
+
+def test_a_run_does_not_go_on_with_another_classifier_and_is_not_measured_by_it(classifier, model, tmp_path):
+    (tmp_path / "own.jsonl").write_text("".join(f'{{"prompt": "{i} {j}"}}\n' for i in range(5) for j in range(5)))
+    options = {"prompts": str(tmp_path / "own.jsonl"), "reward": str(classifier), "reward_options": {"label": 1}}
+    options["templates"] = {"observer": "{prompt} {responses}"}
+    settings = config(model, task="own", iterations=1, batch_size=2, eval_draws=1, max_context=32, max_new_tokens=4,
+                      task_options=options)  # fmt: skip
+    train(settings, tmp_path / "run")
+    again(tmp_path / "run")
+    other_weight(classifier)
+    for act in (again, measured):
+        with pytest.raises(ConfigError, match="rewards, or a model that they hold"):
+            act(tmp_path / "run")
+
+
+@functools.cache
+def judge() -> dict[str, float]:
+    return dict(SCORES)
+
+
+SCORES = {"good": 1.0}
+
+
+def judged(prompts, responses):
+    return [judge().get(text, 0.0) for text in responses]
+
+
+def test_what_a_reward_of_ones_own_loads_counts(monkeypatch):
+    judge.cache_clear()
+    before = source(judged)
+    judge.cache_clear()
+    monkeypatch.setitem(SCORES, "good", 2.0)
+    assert source(judged) != before
+    judge.cache_clear()
+    monkeypatch.setitem(SCORES, "good", 1.0)
+    assert source(judged) == before
+    terms, idf, weights = ["good"], np.ones(1), np.ones(1)
+
+    def table(weights):
+        held = TfidfClassifier(terms, idf, weights, 0.0)
+        return lambda prompts, responses: list(held.score(responses))
+
+    assert source(table(weights)) == source(table(weights)) != source(table(2 * weights))
+
+
+def test_a_reward_that_cannot_load_is_told_before_anything_is_computed():
+    @functools.cache
+    def load():
+        raise KeyError("weights")
+
+    with pytest.raises(ConfigError, match=r"could not load what it scores with: .*load\(\) raised KeyError: 'weights'"):
+        source(lambda prompts, responses: [load() for _ in responses])
+
+
 def test_the_library_that_rewards_is_pinned_by_its_version(monkeypatch):
     task = make_task("sentiment")
     now = libraries(task)
@@ -135,6 +252,9 @@ def test_a_tensor_and_a_token_count():
     assert model_digests(one)["weights"] != model_digests(same)["weights"]
     assert model_digests(one)["tokenizer"] == model_digests(same)["tokenizer"]
     assert model_digests(one)["tokenizer"] != model_digests(tiny_lm(6, seed=1))["tokenizer"]
+    assert model_digests(one)["configuration"] == model_digests(same)["configuration"]
+    same.module.config.layer_norm_epsilon = 1e-3
+    assert model_digests(one)["configuration"] != model_digests(same)["configuration"]
 
 
 def test_a_run_without_digests_goes_on_and_says_so(tmp_path):

@@ -1,7 +1,8 @@
-"""Kills, Ctrl-C, errors and second starts: nothing that interrupts a run changes what it computes.
+"""Ctrl-C, errors, second starts and the command killed: nothing that interrupts a run changes what
+it computes.
 
 Every run here is a real one of a tiny model. A resumed run is compared bit for bit with the same
-run left alone.
+run left alone. Kills between any two writes are in test_kills.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import runs
 from runs import assert_board_agrees, assert_same_run, config, lines, train
 
 from coevo_agents.learners.ppo import PPO
-from coevo_agents.runs import checkpoint, logbook
+from coevo_agents.runs import logbook
 from coevo_agents.runs.checkpoint import checkpoints
 from coevo_agents.runs.folder import read_config
 from coevo_agents.runs.settings import apply
@@ -82,70 +83,6 @@ def test_the_command_killed_and_interrupted_is_the_run_left_alone(model, tmp_pat
     assert done.returncode == 0, done.stderr
     assert_same_run(directory, tmp_path / "alone")
     assert_board_agrees(directory)
-
-
-def dies(events: int, body) -> bool:
-    """Runs `body` in a forked process that is killed at the given event of writing; returns whether
-    it was."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-        return os.WIFSIGNALED(status)
-    left = events
-
-    def counted(function):
-        def wrapper(*arguments, **options):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return wrapper
-
-    code = 1
-    try:
-        for place, name in (
-            (os, "replace"),
-            (checkpoint, "_sync"),
-            (checkpoint, "save_file"),
-            (checkpoint.shutil, "rmtree"),
-        ):
-            setattr(place, name, counted(getattr(place, name)))
-        for place, name in (
-            (logbook.Logbook, "_line"),
-            (logbook.Logbook, "sync"),
-            (PPO, "update"),
-            (Path, "mkdir"),
-            (Path, "write_text"),
-        ):
-            setattr(place, name, counted(getattr(place, name)))
-        body()
-        code = 0
-    finally:
-        os._exit(code)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize(
-    "seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
-)
-def test_a_run_killed_again_and_again_between_any_two_writes_is_the_run_left_alone(seed, alone, model, tmp_path):
-    directory, draw, settings, kills = tmp_path / "run", random.Random(seed), config(model), 0
-
-    def attempt():
-        train(settings, directory, resume=(directory / "config.json").exists())
-
-    while dies(draw.randrange(60), attempt):
-        kills += 1
-        assert kills < 80
-    assert kills > 2
-    assert_same_run(directory, alone)
-    assert_board_agrees(directory)
-    leftovers = [path for path in directory.rglob(".*") if path.name != ".config.json.partial"]
-    assert leftovers == []
 
 
 def test_ctrl_c_twice_stops_at_once(model, tmp_path, monkeypatch):
