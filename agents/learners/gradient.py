@@ -337,16 +337,9 @@ class GradientLearner(ABC):
             return None
         if self.reference is None:
             raise ConfigError(f"{self.name} has no reference policy, and the KL of this rollout is left to its loss.")
-        with torch.no_grad():
-            states = torch.zeros(0)
-            for rows in self.slices(len(rollout)):
-                contexts = [rollout.contexts[row] for row in rows]
-                hidden, _, _ = self.reference.hidden_states(contexts, rollout.tokens[rows], rollout.lengths[rows])
-                if not rows[0]:
-                    states = hidden.new_zeros(*rollout.tokens.shape, hidden.shape[-1])
-                mask = np.zeros(rollout.tokens.shape, bool)
-                mask[rows] = rollout.mask[rows]
-                states[torch.as_tensor(mask)] = hidden
+        hidden, _, _ = self.reference.read(rollout.contexts, rollout.tokens, rollout.lengths)
+        states = hidden.new_zeros(*rollout.tokens.shape, hidden.shape[-1])
+        states[torch.as_tensor(rollout.mask)] = hidden
         return states
 
     def slices(self, size: int) -> list[np.ndarray]:

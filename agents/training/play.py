@@ -113,8 +113,7 @@ def _distributions(
         lm: LanguageModel = policy.lm  # "full" is for language models
         mask = np.arange(drawn.tokens.shape[1]) < drawn.lengths[:, None]
         if drawn.states is None:
-            with torch.no_grad():
-                states, _, _ = lm.hidden_states([turn.contexts[row] for row in rows], drawn.tokens, drawn.lengths)
+            states, _, _ = lm.read([turn.contexts[row] for row in rows], drawn.tokens, drawn.lengths)
         else:
             states = drawn.states[torch.as_tensor(mask, device=lm.device)]
         steps = torch.as_tensor(np.nonzero(mask)[1], device=lm.device)

@@ -35,6 +35,10 @@ __all__ = ["Generation", "LanguageModel", "pick_device", "warp_logits"]
 CHUNK_ELEMENTS = 1 << 23
 """Logits that may exist at once while scoring: 8 M float32, 32 MiB."""
 
+ROWS = 256
+"""Turns that are read at once where nothing is kept for gradients: what more of them leave behind
+from layer to layer no longer fits into a cache."""
+
 
 class LanguageModel(Network):
     """A causal LM with its tokenizer, as a policy.
@@ -171,6 +175,16 @@ class LanguageModel(Network):
             flat = states.reshape(-1, states.shape[-1]).index_select(0, index)  # (M, H)
         return flat, torch.as_tensor(tokens[valid], device=self.device), torch.as_tensor(steps, device=self.device)
 
+    @torch.no_grad()
+    def read(
+        self, contexts: Sequence[Sequence[int]], tokens: np.ndarray, lengths: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`hidden_states` without gradients, of any number of turns: they are read `ROWS` at a
+        time."""
+        cuts = [slice(start, start + ROWS) for start in range(0, len(lengths), ROWS)]
+        found = [self.hidden_states(contexts[cut], tokens[cut], lengths[cut]) for cut in cuts]
+        return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))  # type: ignore[return-value]
+
     def _states_on_tapes(self, tapes: Sequence[Tape], which: np.ndarray, rows: np.ndarray) -> torch.Tensor:
         """Hidden states (B, T, H) of the turns in row `rows[b]` of tape `which[b]`."""
         parts, start = [], np.zeros(len(tapes), np.int64)
@@ -278,7 +292,7 @@ class LanguageModel(Network):
     def score(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
         """See `ReferencePolicy.score`."""
         lengths = np.asarray(lengths)
-        logprobs, _, _ = self.score_tensor(contexts, tokens, lengths, sampling)
+        logprobs = self.token_logprobs(*self.read(contexts, tokens, lengths), sampling)
         scores = np.zeros(tokens.shape)  # (B, T)
         scores[np.arange(tokens.shape[1]) < lengths[:, None]] = logprobs.double().cpu().numpy()
         return scores
@@ -287,7 +301,7 @@ class LanguageModel(Network):
     def compare(self, contexts, tokens, lengths, sampling: Sampling, ours: Callable[[slice], Any]) -> Comparison:
         """See `ReferencePolicy.compare`."""
         lengths = np.asarray(lengths)
-        hidden, targets, positions = self.hidden_states(contexts, tokens, lengths)
+        hidden, targets, positions = self.read(contexts, tokens, lengths)
         size, columns = max(1, CHUNK_ELEMENTS // self.vocab_size), []
         for start in range(0, len(targets), size):
             part = slice(start, min(start + size, len(targets)))
@@ -310,7 +324,7 @@ class LanguageModel(Network):
         """Log-distributions (B, T, V) of turns, for people and tests: this one does make such an
         array."""
         lengths = np.asarray(lengths)
-        hidden, _, positions = self.hidden_states(contexts, tokens, lengths)
+        hidden, _, positions = self.read(contexts, tokens, lengths)
         result = np.zeros((*tokens.shape, self.vocab_size))
         scores = self.log_distributions(hidden, positions, sampling)
         result[np.arange(tokens.shape[1]) < lengths[:, None]] = scores.double().cpu().numpy()
