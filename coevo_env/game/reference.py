@@ -183,11 +183,12 @@ class TableModel:
         tokens, lengths = np.asarray(tokens), np.asarray(lengths)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
         kl, mass, ends = np.zeros(tokens.shape), np.zeros(tokens.shape), [0, *lengths.cumsum().tolist()]
-        for row in range(len(tokens)):
-            mine = np.asarray(ours(slice(ends[row], ends[row + 1])), np.float64)  # (t, V)
-            part = slice(row, row + 1)
-            theirs = self.distributions(contexts[part], tokens[part, : lengths[row]], lengths[part], sampling)[0]
-            kl[row, mask[row]], mass[row, mask[row]] = full_kl(mine, theirs), np.exp(mine).sum(-1)
+        rows = max(1, (1 << 24) // (tokens.shape[1] * self.vocab_size))
+        for start in range(0, len(tokens), rows):
+            part = slice(start, min(start + rows, len(tokens)))
+            mine = np.asarray(ours(slice(ends[part.start], ends[part.stop])), np.float64)  # (m, V)
+            theirs = self.distributions(contexts[part], tokens[part], lengths[part], sampling)[mask[part]]
+            kl[part][mask[part]], mass[part][mask[part]] = full_kl(mine, theirs), np.exp(mine).sum(-1)
         return Comparison(self.score(contexts, tokens, lengths, sampling), kl, mass)
 
     def distributions(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
