@@ -20,6 +20,10 @@ from .sampling import Sampling
 __all__ = ["Comparison", "Cursor", "IntTokenizer", "ReferencePolicy", "TableModel", "warp"]
 
 
+CHUNK = 1 << 24
+"""Log-probs that a `TableModel` looks up at once when it is compared."""
+
+
 class Comparison(NamedTuple):
     """The tokens of turns under the reference and another policy pi, float64 (B, T) each, 0 behind
     the end of a turn.
@@ -183,7 +187,7 @@ class TableModel:
         tokens, lengths = np.asarray(tokens), np.asarray(lengths)
         mask = np.arange(tokens.shape[1]) < lengths[:, None]
         kl, mass, ends = np.zeros(tokens.shape), np.zeros(tokens.shape), [0, *lengths.cumsum().tolist()]
-        rows = max(1, (1 << 24) // (tokens.shape[1] * self.vocab_size))
+        rows = max(1, CHUNK // (tokens.shape[1] * self.vocab_size))
         for start in range(0, len(tokens), rows):
             part = slice(start, min(start + rows, len(tokens)))
             mine = np.asarray(ours(slice(ends[part.start], ends[part.stop])), np.float64)  # (m, V)

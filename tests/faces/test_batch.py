@@ -114,7 +114,7 @@ def test_distributions_of_another_shape_are_refused():
         with pytest.raises(ConfigError, match=r"distributions of shape .* expected \(3, 3, 5\)"):
             game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
     for wrong in (lambda part: FLAT[0, :1], lambda part: FLAT[:1]):
-        with pytest.raises(ConfigError, match=r"distributions of shape .* the tokens 0 to 3; expected \(3, 5\)"):
+        with pytest.raises(ConfigError, match=r"distributions of shape .* the tokens 0 to 8; expected \(8, 5\)"):
             game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
 
 

@@ -17,6 +17,8 @@ import coevo_env
 from coevo_agents.learners.policy import ActorCritic, LoRAConfig, make_policies, remembering
 from coevo_agents.training.play import play
 from coevo_env.game.kl import KLConfig, full_kl
+from coevo_env.game.reference import TableModel
+from coevo_env.game.sampling import Sampling
 from coevo_env.lm.logits import divergence
 from coevo_env.lm.model import LanguageModel
 from coevo_env.tasks import toy
@@ -164,6 +166,20 @@ def test_the_definition_in_torch_is_that_in_numpy():
         assert right.max() > 10  # where the floor of the reference counts
         assert np.abs(kl.numpy() - right).max() < close * right.max()
         assert np.abs(mass.numpy() - 1).max() < 1e-6
+
+
+def test_a_table_is_compared_in_parts_of_any_size(monkeypatch):
+    rng, table, warp = np.random.default_rng(0), TableModel.random(V), Sampling(0.7, min_new_tokens=2, eos_ids=(0, 3))
+    contexts, tokens, lengths = [[1]] * B, rng.integers(0, V, (B, T)), rng.integers(1, T + 1, B)
+    mask, logits = np.arange(T) < lengths[:, None], rng.normal(size=(int(lengths.sum()), V))
+    ours = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+    expected = np.zeros((B, T))
+    expected[mask] = full_kl(ours, table.distributions(contexts, tokens, lengths, warp)[mask])
+    for chunk in (1, 2 * T * V, 1 << 24):
+        monkeypatch.setattr("coevo_env.game.reference.CHUNK", chunk)
+        found = table.compare(contexts, tokens, lengths, warp, lambda part: ours[part])
+        assert np.array_equal(found.kl, expected) and np.allclose(found.mass[mask], 1) and not found.mass[~mask].any()
+        assert np.array_equal(found.logprobs, table.score(contexts, tokens, lengths, warp))
 
 
 class Largest(TorchDispatchMode):
