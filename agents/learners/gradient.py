@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from coevo_env.errors import ConfigError, NonFiniteError
+from coevo_env.errors import ConfigError, NonFiniteError, whole
 from coevo_env.game.rollout import Rollout
 from coevo_env.game.sampling import Sampling
 from coevo_env.lm.model import LanguageModel
@@ -24,6 +24,10 @@ from coevo_env.rng import rng
 from .policy import ActorCritic, take
 
 __all__ = ["Batch", "GradientLearner", "Pass", "per_token"]
+
+AUTO, ROWS = "auto", 256
+"""`micro_batch_size` where nobody sets it, and the responses that a forward pass then takes at
+most: more cost memory, and time where what they leave behind no longer fits into a cache."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,9 @@ class GradientLearner(ABC):
                 constant.
             epochs: Passes over each rollout.
             minibatch_size: Responses per optimiser step; 0 is the whole rollout.
-            micro_batch_size: Responses per forward pass; 0 is the whole minibatch. Changes memory,
-                not the result.
+            micro_batch_size: Responses per forward pass; 0 is the whole minibatch, "auto" equal
+                parts of it of at most 256. Changes time and memory; the result is the same to
+                rounding.
             max_grad_norm: Gradient clipping; 0 switches it off.
             target_kl: Stop the epochs of an update when the KL between old and new policy passes
                 1.5 times this; 0 switches it off.
@@ -123,7 +128,7 @@ class GradientLearner(ABC):
         decay_updates: int = 0
         epochs: int = 1
         minibatch_size: int = 0
-        micro_batch_size: int = 0
+        micro_batch_size: int | str = "auto"
         max_grad_norm: float = 1.0
         target_kl: float = 0.0
         recompute: str = "auto"
@@ -143,12 +148,10 @@ class GradientLearner(ABC):
                 value = getattr(self, key)
                 if not 0 <= value <= high:
                     raise ConfigError(f"{key}={value!r}; expected a number from 0 to {high:g}.")
-            if self.epochs < 1 or self.minibatch_size < 0 or self.micro_batch_size < 0:
-                raise ConfigError(
-                    f"epochs={self.epochs}, minibatch_size={self.minibatch_size}, "
-                    f"micro_batch_size={self.micro_batch_size}; expected "
-                    "epochs >= 1 and sizes >= 0 (0 is the whole batch)."
-                )
+            whole("epochs", self.epochs, 1)
+            whole("minibatch_size", self.minibatch_size, 0, "0 is the whole batch")
+            if self.micro_batch_size != AUTO:
+                whole("micro_batch_size", self.micro_batch_size, 0, "0 is the whole minibatch; or 'auto'")
             if self.recompute not in ("auto", "always", "never"):
                 raise ConfigError(f"recompute={self.recompute!r}; expected 'auto', 'always' or 'never'.")
 
@@ -194,9 +197,9 @@ class GradientLearner(ABC):
         self.updates = 0
         self.inspection: dict[str, np.ndarray] = {}
         self._fresh, self._mismatch = False, 0.0
-        policy.tape_bytes = (
-            settings.reuse_mib * 2**20 if settings.minibatch_size == settings.micro_batch_size == 0 else 0
-        )
+        at_once = settings.minibatch_size == 0 and settings.micro_batch_size in (0, AUTO)
+        policy.tape_bytes = settings.reuse_mib * 2**20 if at_once else 0
+        policy.tape_rows = ROWS if settings.micro_batch_size == AUTO else None
 
     # ---------------------------------------------------------------- what an algorithm says
     @property
@@ -334,15 +337,17 @@ class GradientLearner(ABC):
             return None
         if self.reference is None:
             raise ConfigError(f"{self.name} has no reference policy, and the KL of this rollout is left to its loss.")
-        with torch.no_grad():
-            hidden, _, _ = self.reference.hidden_states(rollout.contexts, rollout.tokens, rollout.lengths)
-            states = hidden.new_zeros(*rollout.tokens.shape, hidden.shape[-1])
-            states[torch.as_tensor(rollout.mask)] = hidden
+        hidden, _, _ = self.reference.read(rollout.contexts, rollout.tokens, rollout.lengths)
+        states = hidden.new_zeros(*rollout.tokens.shape, hidden.shape[-1])
+        states[torch.as_tensor(rollout.mask)] = hidden
         return states
 
     def slices(self, size: int) -> list[np.ndarray]:
         """Row numbers 0..size in micro-batches."""
-        step = self.settings.micro_batch_size or size
+        step = self.settings.micro_batch_size
+        if step == AUTO:
+            step = -(-size // -(-size // ROWS))  # as few as possible, and of one size
+        step = int(step) or size
         return [np.arange(start, min(start + step, size)) for start in range(0, size, step)]
 
     def _order(self, rollout: Rollout, epoch: int) -> np.ndarray:
@@ -355,22 +360,21 @@ class GradientLearner(ABC):
 
     def _step(self, batch: Batch, rows: np.ndarray) -> dict[str, float]:
         """One optimiser step on some rows."""
-        size = self.settings.micro_batch_size or len(rows)
         tokens = int(batch.rollout.lengths[rows].sum())
         stats: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for start in range(0, len(rows), size):
-            loss, tensors = self.loss(batch, rows[start : start + size], tokens)
-            part = {name: float(value.detach()) for name, value in tensors.items()}
+        for part in self.slices(len(rows)):
+            loss, tensors = self.loss(batch, rows[part], tokens)
+            parts = {name: float(value.detach()) for name, value in tensors.items()}
             if not np.isfinite(float(loss.detach())):
                 raise NonFiniteError(
-                    f"{self.name} loss is not finite: {part} in update {self.updates}, episodes "
+                    f"{self.name} loss is not finite: {parts} in update {self.updates}, episodes "
                     f"{batch.rollout.episodes[rows].tolist()[:8]}...; "
                     "the weights are those of the last good step. Lower the learning rate or raise kl.beta."
                 )
             with self.policy.lm.active():  # a checkpointed chunk runs its forward again in here
                 loss.backward()
-            for name, value in part.items():
+            for name, value in parts.items():
                 stats[name] = (
                     max(stats.get(name, -np.inf), value) if name.endswith("_max") else stats.get(name, 0.0) + value
                 )

@@ -36,11 +36,13 @@ class ActorCritic:
         valued: Whether sampling asks the value head; a learner without a critic switches it off.
         tape_bytes: What each call of `generate` may keep for the update while inside `remembering`;
             a learner that uses it sets it.
+        tape_rows: Turns of a call that keeps anything, at most; None is any number.
         tapes: What they have kept.
     """
 
     valued = True
     tape_bytes = 0
+    tape_rows: int | None = None
 
     def __init__(self, lm: LanguageModel):
         self.lm = lm
@@ -71,13 +73,17 @@ class ActorCritic:
     def generate(
         self, contexts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling, uniforms: np.ndarray
     ) -> Generation:
-        """Samples turns, with the value of every state passed if anybody wants it."""
+        """Samples turns, with the value of every state passed if anybody wants it. Inside
+        `remembering` the states themselves are kept, where they are those of a scoring pass to
+        rounding."""
+        keep = self._remembers and self.lm.gives_hidden and self.lm.head.weight.dtype == torch.float32
         tape = None
-        if self._remembers:
+        few = len(contexts) <= (self.tape_rows or len(contexts))
+        if self._remembers and self.tape_bytes and few and not self.lm.is_small:
             tape = Tape(self.lm.backbone, self.tape_bytes)
             self.tapes.append(tape)
         return self.lm.generate(
-            contexts, max_new_tokens, sampling, uniforms, self.values if self.valued else None, tape
+            contexts, max_new_tokens, sampling, uniforms, self.values if self.valued else None, tape, keep
         )
 
     def named_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -126,10 +132,8 @@ class ActorCritic:
 @contextlib.contextmanager
 def remembering(actors: Iterable[Any]) -> Iterator[None]:
     """Turns that are sampled inside are going to be learned from inside: those who can keep what
-    sampling computed, see `coevo_env.lm.tape`."""
-    policies = [
-        actor for actor in actors if isinstance(actor, ActorCritic) and actor.tape_bytes and not actor.lm.is_small
-    ]
+    sampling computed, hidden states and tapes (see `coevo_env.lm.tape`)."""
+    policies = [actor for actor in actors if isinstance(actor, ActorCritic)]
     for policy in policies:
         policy._remembers = True
     try:

@@ -6,15 +6,16 @@ does the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from coevo_env.faces.batch import BatchEnv, TurnBatch
 from coevo_env.game.rules import Episode, Rules
 from coevo_env.game.scoring import rate
-from coevo_env.lm.model import Generation
+from coevo_env.lm.model import Generation, LanguageModel
 
 from ..learners.learner import Actor, LearnerError
 
@@ -83,7 +84,7 @@ def play(game: BatchEnv, policies: Sequence[Actor]) -> None:
         size, budget = len(turn.contexts), turn.max_new_tokens
         tokens, lengths = np.zeros((size, budget), np.int64), np.zeros(size, np.int64)
         logprobs, values = np.zeros((size, budget)), np.zeros((size, budget))
-        valued = True
+        valued, said = True, []
         for agent, policy in enumerate(policies):
             rows = np.nonzero(turn.agents == agent)[0]
             if not len(rows):
@@ -95,19 +96,39 @@ def play(game: BatchEnv, policies: Sequence[Actor]) -> None:
                 valued = False
             else:
                 values[rows, :width] = drawn.values
+            said.append((policy, rows, drawn))
         width = int(lengths.max())
         tokens, logprobs, values = tokens[:, :width], logprobs[:, :width], values[:, :width]
-
-        def distributions(part: slice, turn=turn, tokens=tokens, lengths=lengths, size=size) -> np.ndarray:
-            chosen = np.arange(size)[part]
-            result = np.zeros((len(chosen), tokens.shape[1], game.rules.vocab_size))
-            for agent, policy in enumerate(policies):
-                rows = chosen[turn.agents[chosen] == agent]
-                if len(rows):
-                    contexts = [turn.contexts[row] for row in rows]
-                    lm: Any = policy.lm  # type: ignore[attr-defined]  # "full" is for language models
-                    result[rows - chosen[0]] = lm.distributions(contexts, tokens[rows], lengths[rows], turn.sampling)
-            return result
-
-        extra = {"distributions": distributions} if full else {}
+        extra: Any = {"distributions": _distributions(turn, lengths, said)} if full else {}
         game.submit_turn(tokens, lengths, logprobs, values=values if valued else None, **extra)
+
+
+def _distributions(
+    turn: TurnBatch, lengths: np.ndarray, said: Sequence[tuple[Any, np.ndarray, Generation]]
+) -> Callable[[slice], torch.Tensor]:
+    """log pi over the vocabulary for a slice of a turn's tokens. It is made from the hidden states
+    in which they were chosen; a policy that did not keep them reads what it said once more."""
+    speaker, held = np.repeat(turn.agents, lengths), []
+    for policy, rows, drawn in said:
+        lm: LanguageModel = policy.lm  # "full" is for language models
+        mask = np.arange(drawn.tokens.shape[1]) < drawn.lengths[:, None]
+        if drawn.states is None:
+            states, _, _ = lm.read([turn.contexts[row] for row in rows], drawn.tokens, drawn.lengths)
+        else:
+            states = drawn.states[torch.as_tensor(mask, device=lm.device)]
+        steps = torch.as_tensor(np.nonzero(mask)[1], device=lm.device)
+        held.append((lm, np.nonzero(speaker == turn.agents[rows[0]])[0], states, steps))
+
+    @torch.no_grad()
+    def look(part: slice) -> torch.Tensor:
+        found, places = [], []
+        for lm, numbers, states, steps in held:  # the tokens of one speaker, in order
+            own = slice(*np.searchsorted(numbers, (part.start, part.stop)))
+            if own.start < own.stop:
+                found.append(lm.log_distributions(states[own], steps[own], turn.sampling))
+                places.append(numbers[own])
+        if len(found) == 1:
+            return found[0]
+        return torch.cat(found)[torch.as_tensor(np.argsort(np.concatenate(places)), device=found[0].device)]
+
+    return look

@@ -22,8 +22,11 @@ ITEMS = {
     "sampling": "sampling against `model.generate`",
     "iteration": "one training iteration against the bare model calls in it",
     "memory": "two LoRA agents and the reference against one model",
+    "kl": "the exact KL over the vocabulary against the sampled one",
     "scaling": "growth of the cost with batch, tokens and agents; memory over a long run",
+    "growth": "cost of a token in long responses and in large batches",
     "grpo": "samples per second against TRL's GRPOTrainer",
+    "magrpo": "samples per second of two agents against CoMLRL's MAGRPO",
 }
 
 
@@ -49,6 +52,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch, in every process (default: 1)")
     parser.add_argument(
         "--trl-python", default=sys.executable, help="Python of an environment that has trl (default: this one)"
+    )
+    parser.add_argument(
+        "--comlrl-python", default=sys.executable, help="Python of an environment that has comlrl (default: this one)"
     )
     parser.add_argument("--out", type=Path, help="write the results to this JSON file")
     parser.add_argument(

@@ -19,13 +19,9 @@ row without a bar: it has a value head and cannot share the reading of prompts.
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +31,9 @@ from coevo_env.game.task import Task
 from coevo_env.tasks import make_task
 
 from .models import TOKENS, config, label, missing
+from .peer import WorkerError, in_turn
 from .results import Item, Row
-from .timing import clock_for, median_of, ratio_of
+from .timing import median_of, ratio_of
 
 BATCH, GENERATIONS = 16, 8
 BETA = 0.05
@@ -99,10 +96,6 @@ def run(settings: Any) -> Item:
     return item
 
 
-class WorkerError(Exception):
-    """TRL did not do what was asked; its last words."""
-
-
 def prompts_of(game: str) -> tuple[Task, list[str]]:
     """The task that belongs to a game, and `BATCH` of its prompts whose contexts have the same
     number of tokens."""
@@ -144,10 +137,8 @@ def task(game: str) -> Task:
 
 def _interleaved(game: str, repeats: int, settings: Any, learner: str, shipped: bool) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of our iterations and of TRL's steps, (R,) each."""
-    from coevo_agents.training.loop import Run
     from coevo_env.lm.names import resolve
 
-    warmup, clock = 2 if game == "embedded" else 1, clock_for(settings.threads)
     base = config(game)
     original, prompts = prompts_of(game)
     order = {
@@ -157,43 +148,25 @@ def _interleaved(game: str, repeats: int, settings: Any, learner: str, shipped: 
         "tokens": TOKENS,
         "generations": GENERATIONS,
         "beta": BETA,
-        "steps": warmup + repeats,
         "lora": base.model == "smollm2",
-        "wall": settings.threads != 1,
         "shipped": shipped,
     }
-    ours: list[float] = []
-    theirs: list[float] = []
-    mark = 0.0
-
-    def after(iteration: int, _metrics: dict[str, float]) -> None:
-        nonlocal mark
-        elapsed = clock() - mark
-        if 1 <= iteration <= warmup + repeats:
-            seconds = worker.step()
-            if iteration > warmup:
-                ours.append(elapsed)
-                theirs.append(seconds)
-        mark = clock()
-
-    with tempfile.TemporaryDirectory() as folder, Worker(settings.trl_python, order, Path(folder) / "theirs") as worker:
-        changed = {
-            "task": f"{__name__}:task",
-            "task_options.game": game,
-            "num_agents": 1,
-            "batch_size": BATCH,
-            "kl.beta": BETA,
-            "learner": learner,
-            "dtype": "bfloat16" if shipped and order["lora"] and _computes_in_bfloat16() else "float32",
-            f"{learner}.epochs": 1,
-            "group_size": GENERATIONS if learner == "grpo" else 1,
-            "weights": "lora" if order["lora"] else "separate",
-            "iterations": warmup + repeats + 1,
-            "eval_prompts": 1,
-        }
-        plain = replace(base, task_options={})  # those of the original task do not apply
-        Run(apply(plain, changed), Path(folder) / "run", report=after).train()
-    return np.array(ours), np.array(theirs)
+    changed = {
+        "task": f"{__name__}:task",
+        "task_options.game": game,
+        "num_agents": 1,
+        "batch_size": BATCH,
+        "kl.beta": BETA,
+        "learner": learner,
+        "dtype": "bfloat16" if shipped and order["lora"] and _computes_in_bfloat16() else "float32",
+        f"{learner}.epochs": 1,
+        "group_size": GENERATIONS if learner == "grpo" else 1,
+        "weights": "lora" if order["lora"] else "separate",
+        "eval_prompts": 1,
+    }
+    plain = apply(replace(base, task_options={}), changed)  # options of the original task do not apply
+    warmup = 2 if game == "embedded" else 1
+    return in_turn(settings.trl_python, "grpo_worker.py", order, plain, repeats, warmup, settings.threads)
 
 
 def _computes_in_bfloat16() -> bool:
@@ -203,47 +176,6 @@ def _computes_in_bfloat16() -> bool:
 
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-class Worker:
-    """TRL in its own process, one step at a time."""
-
-    def __init__(self, python: str, order: dict[str, Any], folder: Path):
-        folder.mkdir()
-        (folder / "order.json").write_text(json.dumps(order))
-        self.errors = open(folder / "errors.txt", "w+")  # noqa: SIM115  # closed in __exit__
-        script = Path(__file__).with_name("grpo_worker.py")
-        environment = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONSAFEPATH": "1"}
-        self.process = subprocess.Popen(
-            [python, str(script), str(folder / "order.json"), str(folder / "trl")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=environment,
-        )
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def step(self) -> float:
-        """Seconds of the next step of GRPOTrainer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write("step\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:  # it died; the empty answer below says so
-            pass
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            raise WorkerError(f"GRPOTrainer stopped: {' '.join(self.errors.read().strip().splitlines()[-2:])}")
-        return float(line)
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.errors.close()
 
 
 if __name__ == "__main__":

@@ -88,10 +88,10 @@ def measure(model: str, mode: str) -> dict[str, int]:
                 tensors.update({f"{number}.{name}": p for name, p in policy.value_head.named_parameters()})
             tensors.update(reference.module.named_parameters())
         bytes_ = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return {"parameters": bytes_, "peak": _peak()}
+    return {"parameters": bytes_, "peak": peak()}
 
 
-def _peak() -> int:
+def peak() -> int:
     """Bytes that were resident at most. On Linux from the kernel's mark of this program:
     `ru_maxrss` begins with that of the parent."""
     with contextlib.suppress(OSError), open("/proc/self/status") as status:

@@ -7,12 +7,20 @@ three examples.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
 from coevo_agents.runs.config import Config
 from coevo_agents.runs.settings import apply
 from coevo_env.errors import CoevoError
+from coevo_env.game.task import Task
 from coevo_env.lm.names import resolve
 
-__all__ = ["BATCH", "TOKENS", "config", "label", "missing"]
+if TYPE_CHECKING:
+    from coevo_env.lm.model import LanguageModel
+
+__all__ = ["BATCH", "TOKENS", "config", "label", "missing", "random_gpt2", "words_task"]
 
 BATCH, TOKENS = 32, 16
 
@@ -53,3 +61,23 @@ def missing(game: str) -> str:
     except CoevoError as error:
         return f"{label(game)}: {error}"
     return ""
+
+
+def random_gpt2(vocab: int, width: int, layers: int, positions: int) -> LanguageModel:
+    """A GPT-2 of any size with random weights, whose words are numbers: time does not depend on
+    what a model knows."""
+    from coevo_env.testing import tiny_lm
+
+    return tiny_lm(vocab, width=width, layers=layers, heads=width // 64, positions=positions, scale=0.02)
+
+
+def words_task(vocab: int, lengths: tuple[int, int]) -> Task:
+    """Prompts of as many random words of `random_gpt2` as `lengths` say, and a cheap reward."""
+    draw = np.random.default_rng(0)
+    prompts = [" ".join(map(str, draw.integers(1, vocab, draw.integers(*lengths)))) for _ in range(256)]
+
+    def variety(prompts: Any, responses: list[str]) -> list[float]:
+        return [len(set(text.split())) / 16 for text in responses]
+
+    templates = {"pioneer": "{prompt}", "observer": "{prompt} {responses}"}
+    return Task(name="words", train=prompts, test=["7"], rewards={"variety": variety}, templates=templates)

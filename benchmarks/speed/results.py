@@ -154,7 +154,7 @@ def _command(arguments: list[str]) -> str:
     """The command line, without the paths in it, which are this machine's business."""
     shown = ["python -m benchmarks.speed"]
     for word, before in zip(arguments, ["", *arguments], strict=False):
-        shown.append({"--trl-python": "PYTHON", "--out": "FILE"}.get(before, word))
+        shown.append({"--trl-python": "PYTHON", "--comlrl-python": "PYTHON", "--out": "FILE"}.get(before, word))
     return " ".join(shown)
 
 

@@ -35,7 +35,7 @@ from ..game.scoring import Scores, score
 from ..game.transcript import make_transcript
 from .build import agent_names, build
 from .columns import Columns
-from .turns import TurnBatch, TurnRecord, check_measured, check_turn, checked_report, exact_kl
+from .turns import TurnBatch, TurnRecord, check_turn, checked_report, measured
 
 __all__ = ["BatchEnv", "TurnBatch"]
 
@@ -124,7 +124,7 @@ class BatchEnv:
         lengths: np.ndarray,
         logprobs: np.ndarray | None = None,
         *,
-        distributions: np.ndarray | Callable[[slice], np.ndarray] | None = None,
+        distributions: np.ndarray | Callable[[slice], Any] | None = None,
         values: np.ndarray | None = None,
     ) -> np.ndarray:
         """Plays the current turn in all rows.
@@ -135,7 +135,8 @@ class BatchEnv:
             logprobs: float (B, T), log pi of the behaviour policy; required by the KL modes
                 "reported" and "loss".
             distributions: For the estimator "full": log pi over the vocabulary, (B, T, V), or a
-                function that gives it for a slice of rows, so that it never exists as a whole.
+                function that gives it for a slice of tokens, (m, V), so that it never exists as a
+                whole; see `coevo_env.game.reference.ReferencePolicy.compare`.
             values: float (B, T), kept for the learner.
 
         Returns:
@@ -169,14 +170,7 @@ class BatchEnv:
             tokens = np.where(mask, tokens, 0)
             if config.mode != "off":
                 assert self.reference is not None
-                ref_logprobs = np.maximum(
-                    self.reference.score(turn.contexts, tokens, lengths, turn.sampling), klmod.MIN_LOGPROB
-                )
-                if config.estimator == klmod.FULL:
-                    kl = exact_kl(self.reference, turn, tokens, lengths, mask, distributions)
-                elif logprobs is not None:
-                    kl = np.where(mask, klmod.estimate(config.estimator, logprobs, ref_logprobs), 0.0)
-            check_measured(ref_logprobs, kl, turn, config.estimator)
+                ref_logprobs, kl = measured(config, self.reference, turn, tokens, lengths, logprobs, distributions)
             return self._finish(turn, tokens, lengths, mask, logprobs, ref_logprobs, kl, values)
 
     # ---------------------------------------------------------------- playing token by token

@@ -20,7 +20,7 @@ from ..game.reference import ReferencePolicy
 from ..game.sampling import Sampling
 from ..rng import uniforms
 
-__all__ = ["TurnBatch", "TurnRecord", "check_measured", "check_turn", "checked_report", "exact_kl"]
+__all__ = ["TurnBatch", "TurnRecord", "check_measured", "check_turn", "checked_report", "measured"]
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,72 @@ def checked_report(
     return array
 
 
+def measured(
+    config: klmod.KLConfig,
+    reference: ReferencePolicy,
+    turn: TurnBatch,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    logprobs: np.ndarray | None,
+    distributions: np.ndarray | Callable[[slice], Any] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """log pi_ref of the tokens of a turn and the KL at each, float64 (B, T), 0 behind the end of a
+    turn.
+
+    Args:
+        config: How KL is measured.
+        logprobs: log pi, checked; None where nothing was reported.
+        distributions: For the estimator "full": log pi over the vocabulary, (B, T, V), or a
+            function that gives it for a slice of tokens, see `ReferencePolicy.compare`.
+
+    Raises:
+        ConfigError: The distributions are missing, have another shape, or do not sum to 1.
+        NonFiniteError: What was measured is not finite.
+    """
+    mask, asked = np.arange(tokens.shape[1]) < lengths[:, None], (turn.contexts, tokens, lengths, turn.sampling)
+    if config.estimator == klmod.FULL:
+        ours = _by_token(distributions, mask, reference.vocab_size)
+        ref_logprobs, kl, mass = reference.compare(*asked, ours)
+        if (np.abs(mass[mask] - 1.0) > 1e-3).any():  # NaN is let through: that it is none is said below
+            raise ConfigError(
+                "submit_turn got distributions that do not sum to 1; expected normalised log-probs (of logits: "
+                "log_softmax)."
+            )
+        ref_logprobs = np.maximum(ref_logprobs, klmod.MIN_LOGPROB)
+    else:
+        ref_logprobs, kl = np.maximum(reference.score(*asked), klmod.MIN_LOGPROB), np.zeros(tokens.shape)
+        if logprobs is not None:
+            kl = np.where(mask, klmod.estimate(config.estimator, logprobs, ref_logprobs), 0.0)
+    check_measured(ref_logprobs, kl, turn, config.estimator)
+    return ref_logprobs, kl
+
+
+def _by_token(
+    distributions: np.ndarray | Callable[[slice], Any] | None, mask: np.ndarray, vocab_size: int
+) -> Callable[[slice], Any]:
+    """What `measured` was given, as a function of a slice of tokens whose answers have the right
+    shape."""
+    if distributions is None:
+        raise ConfigError("KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, T, V); got None.")
+    look = distributions
+    if not callable(look):
+        array, (rows, steps) = np.asarray(distributions), np.nonzero(mask)
+        if array.shape != (expected := (*mask.shape, vocab_size)):
+            raise ConfigError(f"submit_turn got distributions of shape {array.shape}; expected {expected}.")
+        look = lambda part: array[rows[part], steps[part]]  # noqa: E731
+
+    def ours(part: slice) -> Any:
+        found = look(part)
+        if np.shape(found) != (expected := (part.stop - part.start, vocab_size)):
+            raise ConfigError(
+                f"submit_turn got distributions of shape {np.shape(found)} for the tokens {part.start} to "
+                f"{part.stop}; expected {expected}."
+            )
+        return found
+
+    return ours
+
+
 def check_measured(ref_logprobs: np.ndarray, kl: np.ndarray, turn: TurnBatch, estimator: str) -> None:
     """Whether what is about to be paid, (B, T) each, is finite.
 
@@ -165,42 +231,3 @@ def check_measured(ref_logprobs: np.ndarray, kl: np.ndarray, turn: TurnBatch, es
         if not np.isfinite(array).all():
             row = int(np.argmin(np.isfinite(array).all(1)))
             raise NonFiniteError(f"row {row} (episode {turn.episodes[row]}): {what}. Nothing of it was played.")
-
-
-def exact_kl(
-    reference: ReferencePolicy,
-    turn: TurnBatch,
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    mask: np.ndarray,
-    distributions: np.ndarray | Callable[[slice], np.ndarray] | None,
-) -> np.ndarray:
-    """KL(pi || pi_ref) over the vocabulary at each token of a turn, float64 (B, T), some rows at a
-    time so that no (B, T, V) array has to exist.
-
-    Args:
-        distributions: log pi over the vocabulary, (B, T, V), or a function that gives it for a
-            slice of rows.
-
-    Raises:
-        ConfigError: It is missing, has another shape, or does not sum to 1.
-    """
-    if distributions is None:
-        raise ConfigError("KL estimator 'full' needs `distributions`, log pi over the vocabulary (B, T, V); got None.")
-    kl = np.zeros(tokens.shape)
-    rows = max(1, (1 << 24) // max(1, tokens.shape[1] * reference.vocab_size))
-    for start in range(0, len(tokens), rows):
-        part = slice(start, start + rows)
-        ours = np.asarray(distributions(part) if callable(distributions) else distributions[part])
-        if ours.shape != (expected := (*tokens[part].shape, reference.vocab_size)):
-            raise ConfigError(
-                f"submit_turn got distributions of shape {ours.shape} for rows {start} on; expected {expected}."
-            )
-        if not klmod.normalised(ours[mask[part]]):
-            raise ConfigError(
-                f"submit_turn got distributions for rows {start} on that do not sum to 1; expected normalised "
-                "log-probs (of logits: log_softmax)."
-            )
-        theirs = reference.distributions(turn.contexts[part], tokens[part], lengths[part], turn.sampling)
-        kl[part] = np.where(mask[part], klmod.full_kl(ours, theirs), 0.0)
-    return kl

@@ -1,22 +1,42 @@
 """What the environment needs of a reference policy, and the smallest one: a table.
 
 One idea: a model of token sequences answers three questions. `score` gives the log-probs of whole
-turns at once (what fast learners use), `cursor` gives one distribution at a time (what a
-token-level environment uses), `distributions` gives them all (exact KL, tests). All three answers
+turns at once (what fast learners use), `compare` gives the exact KL of another policy beside them,
+`cursor` gives one distribution at a time (what a token-level environment uses). All three answers
 agree. `coevo_env.lm.model.LanguageModel` answers them for any Hugging Face causal LM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..errors import ConfigError
+from .kl import full_kl
 from .sampling import Sampling
 
-__all__ = ["Cursor", "IntTokenizer", "ReferencePolicy", "TableModel", "warp"]
+__all__ = ["Comparison", "Cursor", "IntTokenizer", "ReferencePolicy", "TableModel", "warp"]
+
+
+CHUNK = 1 << 24
+"""Log-probs that a `TableModel` looks up at once when it is compared."""
+
+
+class Comparison(NamedTuple):
+    """The tokens of turns under the reference and another policy pi, float64 (B, T) each, 0 behind
+    the end of a turn.
+
+    Attributes:
+        logprobs: log pi_ref, as `ReferencePolicy.score` gives it.
+        kl: KL(pi || pi_ref) over the vocabulary, by the definition of `coevo_env.game.kl.full_kl`.
+        mass: What the probabilities of pi sum to: 1, or they were none.
+    """
+
+    logprobs: np.ndarray
+    kl: np.ndarray
+    mass: np.ndarray
 
 
 class Cursor(Protocol):
@@ -53,11 +73,22 @@ class ReferencePolicy(Protocol):
         """
         ...
 
-    def distributions(
-        self, contexts: Sequence[Sequence[int]], tokens: np.ndarray, lengths: np.ndarray, sampling: Sampling
-    ) -> np.ndarray:
-        """Log-distributions at each position of the turns, of shape (B, T, V); what stands behind
-        `lengths` is not defined."""
+    def compare(
+        self,
+        contexts: Sequence[Sequence[int]],
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        sampling: Sampling,
+        ours: Callable[[slice], Any],
+    ) -> Comparison:
+        """`score`, and the exact KL of another policy beside it, in one pass of this model.
+
+        Args:
+            contexts, tokens, lengths, sampling: As in `score`.
+            ours: log pi over the vocabulary (m, V), an array or a tensor, for a slice of the M =
+                sum(lengths) tokens, which are numbered row by row. It is asked for a few at a time,
+                in order, so that no (B, T, V) array has to exist.
+        """
         ...
 
     def cursor(self, context: Sequence[int], sampling: Sampling) -> Cursor:
@@ -151,8 +182,22 @@ class TableModel:
             late = np.where(positions < sampling.min_new_tokens, early, late)
         return np.where(positions < lengths[:, None], late, 0.0)
 
+    def compare(self, contexts, tokens, lengths, sampling: Sampling, ours: Callable[[slice], Any]) -> Comparison:
+        """See `ReferencePolicy.compare`."""
+        tokens, lengths = np.asarray(tokens), np.asarray(lengths)
+        mask = np.arange(tokens.shape[1]) < lengths[:, None]
+        kl, mass, ends = np.zeros(tokens.shape), np.zeros(tokens.shape), [0, *lengths.cumsum().tolist()]
+        rows = max(1, CHUNK // (tokens.shape[1] * self.vocab_size))
+        for start in range(0, len(tokens), rows):
+            part = slice(start, min(start + rows, len(tokens)))
+            mine = np.asarray(ours(slice(ends[part.start], ends[part.stop])), np.float64)  # (m, V)
+            theirs = self.distributions(contexts[part], tokens[part], lengths[part], sampling)[mask[part]]
+            kl[part][mask[part]], mass[part][mask[part]] = full_kl(mine, theirs), np.exp(mine).sum(-1)
+        return Comparison(self.score(contexts, tokens, lengths, sampling), kl, mass)
+
     def distributions(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
-        """See `ReferencePolicy.distributions`."""
+        """Log-distributions at each position of the turns, of shape (B, T, V); what stands behind
+        `lengths` is not defined."""
         previous = self._previous(contexts, np.asarray(tokens))
         return np.stack([self.table(sampling, t)[previous[:, t]] for t in range(previous.shape[1])], 1)  # (B, T, V)
 

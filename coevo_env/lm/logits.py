@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
+from ..game.kl import MIN_LOGPROB
 from ..game.sampling import Sampling
 
-__all__ = ["BLOCK", "FrozenHead", "invert", "stream", "warp_logits"]
+__all__ = ["BLOCK", "FrozenHead", "divergence", "invert", "stream", "warp_logits"]
 
 BLOCK = 1024
 """Words of the vocabulary that a CPU takes at a time: their rows of the output weights, and their
@@ -19,6 +20,9 @@ logits, fit into its cache."""
 ROWS = 8192
 """States that are scored at a time; with `BLOCK` this bounds the logits that exist at once, 32 MiB
 of float32."""
+
+FEW = 1 << 18
+"""Logits that are compared at a time; with what is made of them they fit into a CPU's cache."""
 
 
 def warp_logits(logits: torch.Tensor, sampling: Sampling, positions: torch.Tensor | int) -> torch.Tensor:
@@ -50,6 +54,21 @@ def warp_logits(logits: torch.Tensor, sampling: Sampling, positions: torch.Tenso
         drop = mass.cumsum(-1) - mass >= sampling.top_p  # the mass of the more probable tokens already suffices
         scores = scores.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
     return scores
+
+
+def divergence(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(p || q) (M,) of log-distributions (M, V), and the sum (M,) of p: `kl.full_kl` in torch,
+    without gradients. Rows are taken a few at a time, which stay in the cache of a CPU."""
+    few = max(1, FEW // ours.shape[-1])
+    found = [_divergence(*rows) for rows in zip(ours.split(few), theirs.split(few), strict=True)]
+    return torch.cat([kl for kl, _ in found]), torch.cat([mass for _, mass in found])
+
+
+def _divergence(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    probability = ours.exp()
+    mass = probability.sum(-1)
+    difference = ours.clamp(min=MIN_LOGPROB).sub(theirs.clamp(min=MIN_LOGPROB))  # what p cannot emit counts 0 * finite
+    return probability.mul_(difference).sum(-1), mass
 
 
 def invert(mass: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

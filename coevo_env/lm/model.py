@@ -16,13 +16,15 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ..game.reference import Comparison
 from ..game.sampling import Sampling
-from .logits import BLOCK, FrozenHead, stream, warp_logits
+from .logits import BLOCK, FrozenHead, divergence, stream, warp_logits
 from .network import Network, positions_of
 from .pretrained import load, pick_device
 from .sampler import Generation, distinct, sample
@@ -32,6 +34,10 @@ __all__ = ["Generation", "LanguageModel", "pick_device", "warp_logits"]
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits that may exist at once while scoring: 8 M float32, 32 MiB."""
+
+ROWS = 256
+"""Turns that are read at once where nothing is kept for gradients: what more of them leave behind
+from layer to layer no longer fits into a cache."""
 
 
 class LanguageModel(Network):
@@ -98,6 +104,7 @@ class LanguageModel(Network):
         uniforms: np.ndarray,
         value: Callable[[torch.Tensor], torch.Tensor] | None = None,
         tape: Tape | None = None,
+        keep: bool = False,
     ) -> Generation:
         """Samples a turn for each context, with a KV cache.
 
@@ -110,12 +117,13 @@ class LanguageModel(Network):
                 batch, beyond rounding.
             value: Maps last hidden states (B, H) to values (B,).
             tape: Keeps what the linear layers say, for `hidden_states`.
+            keep: Whether the hidden states of the tokens are wanted.
 
         Raises:
             ConfigError: The longest context and `max_new_tokens` are more than the model's
                 positions.
         """
-        return sample(self, contexts, max_new_tokens, sampling, uniforms, value, tape)
+        return sample(self, contexts, max_new_tokens, sampling, uniforms, value, tape, keep)
 
     # ---------------------------------------------------------------- scoring
     def score_tensor(
@@ -166,6 +174,16 @@ class LanguageModel(Network):
                 states = self.states(ids, mask, positions_of(ids, mask), keep=width - first)
             flat = states.reshape(-1, states.shape[-1]).index_select(0, index)  # (M, H)
         return flat, torch.as_tensor(tokens[valid], device=self.device), torch.as_tensor(steps, device=self.device)
+
+    @torch.no_grad()
+    def read(
+        self, contexts: Sequence[Sequence[int]], tokens: np.ndarray, lengths: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`hidden_states` without gradients, of any number of turns: they are read `ROWS` at a
+        time."""
+        cuts = [slice(start, start + ROWS) for start in range(0, len(lengths), ROWS)]
+        found = [self.hidden_states(contexts[cut], tokens[cut], lengths[cut]) for cut in cuts]
+        return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))  # type: ignore[return-value]
 
     def _states_on_tapes(self, tapes: Sequence[Tape], which: np.ndarray, rows: np.ndarray) -> torch.Tensor:
         """Hidden states (B, T, H) of the turns in row `rows[b]` of tape `which[b]`."""
@@ -262,10 +280,9 @@ class LanguageModel(Network):
         return torch.cat(parts)
 
     def _kl_chunk(self, reference: LanguageModel, hidden, ref_hidden, positions, sampling: Sampling) -> torch.Tensor:
-        with self.active():
-            ours = warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1)
-        with torch.no_grad(), reference.active():
-            theirs = warp_logits(reference.logits(ref_hidden), sampling.reference, positions).log_softmax(-1)
+        ours = self.log_distributions(hidden, positions, sampling)
+        with torch.no_grad():
+            theirs = reference.log_distributions(ref_hidden, positions, sampling.reference)
         difference = (ours - theirs).masked_fill(
             ours.isneginf(), 0.0
         )  # a masked token is -inf in both and counts nothing
@@ -275,19 +292,41 @@ class LanguageModel(Network):
     def score(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
         """See `ReferencePolicy.score`."""
         lengths = np.asarray(lengths)
-        logprobs, _, _ = self.score_tensor(contexts, tokens, lengths, sampling)
+        logprobs = self.token_logprobs(*self.read(contexts, tokens, lengths), sampling)
         scores = np.zeros(tokens.shape)  # (B, T)
         scores[np.arange(tokens.shape[1]) < lengths[:, None]] = logprobs.double().cpu().numpy()
         return scores
 
     @torch.no_grad()
-    def distributions(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
-        """See `ReferencePolicy.distributions`; this one does make a (B, T, V) array."""
+    def compare(self, contexts, tokens, lengths, sampling: Sampling, ours: Callable[[slice], Any]) -> Comparison:
+        """See `ReferencePolicy.compare`."""
         lengths = np.asarray(lengths)
-        hidden, _, positions = self.hidden_states(contexts, tokens, lengths)
-        result = np.zeros((*tokens.shape, self.vocab_size))
+        hidden, targets, positions = self.read(contexts, tokens, lengths)
+        size, columns = max(1, CHUNK_ELEMENTS // self.vocab_size), []
+        for start in range(0, len(targets), size):
+            part = slice(start, min(start + size, len(targets)))
+            theirs = self.log_distributions(hidden[part], positions[part], sampling)  # (m, V)
+            own = theirs.gather(-1, targets[part, None])[:, 0]
+            columns.append((own, *divergence(torch.as_tensor(ours(part), device=self.device), theirs)))
+        found = np.zeros((3, *tokens.shape))
+        found[:, np.arange(tokens.shape[1]) < lengths[:, None]] = [
+            torch.cat(column).double().cpu().numpy() for column in zip(*columns, strict=True)
+        ]
+        return Comparison(found[0], found[1], found[2])
+
+    def log_distributions(self, hidden: torch.Tensor, positions: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        """Log-distributions (M, V) in hidden states (M, H)."""
         with self.active():
-            scores = warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1)
+            return warp_logits(self.logits(hidden), sampling, positions).log_softmax(-1)
+
+    @torch.no_grad()
+    def distributions(self, contexts, tokens, lengths, sampling: Sampling) -> np.ndarray:
+        """Log-distributions (B, T, V) of turns, for people and tests: this one does make such an
+        array."""
+        lengths = np.asarray(lengths)
+        hidden, _, positions = self.read(contexts, tokens, lengths)
+        result = np.zeros((*tokens.shape, self.vocab_size))
+        scores = self.log_distributions(hidden, positions, sampling)
         result[np.arange(tokens.shape[1]) < lengths[:, None]] = scores.double().cpu().numpy()
         return result
 

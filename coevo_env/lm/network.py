@@ -18,6 +18,7 @@ import torch
 
 from ..errors import ConfigError
 from . import probe
+from .cache import growing
 from .gpt2 import GPT2, KeysAndValues
 from .logits import BLOCK
 from .pretrained import quietly
@@ -197,6 +198,8 @@ class Network:
         """An empty KV cache, for `room` positions if that is known."""
         if self.short:
             return KeysAndValues(0 if torch.is_grad_enabled() else room)
+        if not torch.is_grad_enabled():
+            return growing(room)
         from transformers import DynamicCache
 
         return DynamicCache()

@@ -32,12 +32,14 @@ class Generation:
             `lengths`.
         values: float64 (B, T) or None: what `value` said of the state in which each token was
             chosen.
+        states: (B, T, H) or None: these states, where they were asked for; 0 behind `lengths`.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     logprobs: np.ndarray
     values: np.ndarray | None = None
+    states: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -49,6 +51,7 @@ def sample(
     uniforms: np.ndarray,
     value: Callable[[torch.Tensor], torch.Tensor] | None = None,
     tape: Tape | None = None,
+    keep: bool = False,
 ) -> Generation:
     """A turn for each context; arguments and errors are those of `LanguageModel.generate`."""
     playing, device = _Rows(network, contexts, budget), network.device
@@ -56,6 +59,7 @@ def sample(
     logprobs = torch.zeros(len(contexts), budget, device=device)
     values = torch.zeros(len(contexts), budget, device=device)
     lengths = torch.full((len(contexts),), budget, dtype=torch.int64, device=device)
+    states: torch.Tensor | None = None  # (B, T, H)
     noise = torch.as_tensor(np.asarray(uniforms), dtype=torch.float32, device=device)
     with network.active(), tape.recording(playing.reads) if tape else contextlib.nullcontext():
         for t in range(budget):
@@ -72,6 +76,9 @@ def sample(
             logprobs[rows, t] = (scores.gather(-1, chosen) - normal)[:, 0]
             if value is not None:
                 values[rows, t] = value(hidden).float()
+            if keep:
+                states = hidden.new_zeros(*tokens.shape, hidden.shape[-1]) if states is None else states
+                states[rows, t] = hidden
             going = chosen[:, 0] != sampling.eos_id
             for end in sampling.eos_ids[1:]:
                 going &= chosen[:, 0] != end
@@ -87,6 +94,7 @@ def sample(
         ends,
         logprobs[:, :longest].double().cpu().numpy(),
         values[:, :longest].double().cpu().numpy() if value is not None else None,
+        None if states is None else states[:, :longest],
     )
 
 

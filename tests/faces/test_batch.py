@@ -110,14 +110,17 @@ def test_a_refused_step_changes_nothing(wrong):
 
 def test_distributions_of_another_shape_are_refused():
     game = make("full")
-    for wrong in (FLAT[:2], FLAT[..., :4], lambda part: FLAT[:1]):
+    for wrong in (FLAT[:2], FLAT[..., :4]):
         with pytest.raises(ConfigError, match=r"distributions of shape .* expected \(3, 3, 5\)"):
+            game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
+    for wrong in (lambda part: FLAT[0, :1], lambda part: FLAT[:1]):
+        with pytest.raises(ConfigError, match=r"distributions of shape .* the tokens 0 to 8; expected \(8, 5\)"):
             game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
 
 
 def test_logits_are_no_distributions():
     game = make("full")
-    for wrong in (np.zeros((B, T, V)), lambda part: FLAT[part] + 1.0):
+    for wrong in (np.zeros((B, T, V)), lambda part: np.zeros((part.stop - part.start, V))):
         with pytest.raises(ConfigError, match="do not sum to 1; expected normalised log-probs"):
             game.submit_turn(GOOD, LENGTHS, LOGPROBS, distributions=wrong)
     behind = np.where(

@@ -167,17 +167,40 @@ def test_gradient_against_finite_differences():
         assert float(weight.grad[row, column]) == pytest.approx(numeric, rel=1e-4, abs=1e-8)
 
 
-@pytest.mark.parametrize("micro", [1, 5])
-def test_micro_batches_change_memory_not_the_gradient(micro):
+@pytest.mark.parametrize("mode", ["reported", "loss"])
+@pytest.mark.parametrize("micro", [1, 5, "auto"])
+def test_micro_batches_change_memory_not_the_gradient(micro, mode, monkeypatch):
+    monkeypatch.setattr("coevo_agents.learners.gradient.ROWS", 5)
     gradients = []
     for size in (0, micro):
         game, learner = game_and_learner(
-            batch=12, minibatch_size=12, micro_batch_size=size, epochs=1, max_grad_norm=0.0
+            batch=12, mode=mode, minibatch_size=12, micro_batch_size=size, epochs=1, max_grad_norm=0.0
         )
+        passes: list[int] = []
+
+        def forward(batch, rows, forward=learner.forward, passes=passes):
+            passes.append(len(rows))
+            return forward(batch, rows)
+
+        monkeypatch.setattr(learner, "forward", forward)
         learner.update(rollout_of(game, learner))
+        assert passes == {0: [12], 1: [1] * 12, 5: [5, 5, 2], "auto": [4, 4, 4]}[size]
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters.values() if p.grad is not None]))
     assert gradients[0].abs().max() > 0.01
     assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
+
+
+def test_a_batch_that_one_pass_can_take_is_not_cut():
+    weights = []
+    for size in (0, "auto"):
+        game, learner = game_and_learner(batch=256, micro_batch_size=size)
+        learner.update(rollout_of(game, learner))
+        weights.append(torch.cat([p.detach().flatten() for p in learner.parameters.values()]))
+    assert torch.equal(*weights)
+    assert [len(learner.slices(size)) for size in (1, 256, 257, 4096)] == [1, 1, 2, 16]
+    for wrong in (-1, 2.5, "some"):
+        with pytest.raises(ConfigError, match="micro_batch_size"):
+            PPO.Settings(micro_batch_size=wrong)
 
 
 def test_same_seed_same_weights_and_save_load_continue_equals_uninterrupted():

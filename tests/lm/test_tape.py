@@ -202,3 +202,9 @@ def test_small_models_and_those_outside_the_loop_keep_nothing():
     long_way(policy.lm)
     policy.generate([[1], [2]], 3, SAMPLING, noise)
     assert not policy.tapes
+    policy.tape_rows = 1  # more are learned from in several passes
+    with remembering([policy]):
+        policy.generate([[1], [2]], 3, SAMPLING, noise)
+        assert not policy.tapes
+        policy.generate([[1]], 3, SAMPLING, noise)
+        assert len(policy.tapes) == 1
