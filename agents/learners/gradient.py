@@ -9,6 +9,7 @@ here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from coevo_env.rng import rng
 
 from .policy import ActorCritic, take
 
-__all__ = ["Batch", "GradientLearner", "Pass", "per_token"]
+__all__ = ["Batch", "GradientLearner", "Pass", "check_precision", "per_token"]
 
 AUTO, ROWS = "auto", 256
 """`micro_batch_size` where nobody sets it, and the responses that a forward pass then takes at
@@ -73,6 +74,21 @@ class Pass:
 def per_token(parts: dict[str, torch.Tensor], tokens: int) -> dict[str, torch.Tensor]:
     """Sums over tokens as shares of a minibatch; a maximum ("..._max") stays what it is."""
     return {name: part if name.endswith("_max") else part / tokens for name, part in parts.items()}
+
+
+def check_precision(parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Refuses to train parameters that cannot hold what they would learn: an update is smaller than
+    half a step of bfloat16 or float16 nearly everywhere, and so are the averages of an optimiser.
+
+    Raises:
+        ConfigError: Some are of less than single precision.
+    """
+    for name, parameter in parameters.items():
+        if torch.finfo(parameter.dtype).bits < 32:
+            raise ConfigError(
+                f"{name} would be trained in {str(parameter.dtype).removeprefix('torch.')}, which rounds most updates "
+                "away. Use dtype='float32', or adapters on a frozen base in lower precision: weights='lora'."
+            )
 
 
 class GradientLearner(ABC):
@@ -194,6 +210,7 @@ class GradientLearner(ABC):
         self.optimizer = torch.optim.Adam(
             list(self.parameters.values()), lr=settings.learning_rate, eps=1e-8, fused=True
         )
+        check_precision(policy.named_parameters())
         self.updates = 0
         self.inspection: dict[str, np.ndarray] = {}
         self._fresh, self._mismatch = False, 0.0

@@ -41,7 +41,7 @@ from coevo_env.errors import ConfigError
 from coevo_env.game.rollout import Rollout
 
 from .gradient import Batch, GradientLearner, per_token
-from .objectives import CELLS, cells, clipped_policy_loss, normalized
+from .objectives import CELLS, cells, clipped_policy_loss, flat, normalized
 
 __all__ = ["GRPO"]
 
@@ -85,7 +85,6 @@ class GRPO(GradientLearner):
         logprobs, _, mismatch = self.behaviour(rollout)
         cell = cells(rollout, self.settings.over)
         advantage, factor = normalized(rollout.returns, cell, self.settings.scale)  # (B,)
-        _, inverse = normalized(rollout.returns, cell, "cell")  # 0 in a cell without one
         if (
             self.settings.average == "response"
         ):  # the mean length keeps advantages in their units; `loss` takes it out again
@@ -94,7 +93,7 @@ class GRPO(GradientLearner):
         advantages = np.where(rollout.mask, advantage[:, None], 0.0)
         metrics = {
             "return": float(rollout.returns.mean()),
-            "flat": float((inverse == 0).mean()),
+            "flat": float(flat(rollout.returns, cell).mean()),
             "logprob_mismatch": mismatch,
         }
         batch = Batch(rollout, logprobs, rollout.weighted(advantages), factor, reference=self.reference_hidden(rollout))

@@ -116,13 +116,16 @@ def attach_another(lm: LanguageModel, name: str, seed: int) -> LanguageModel:
 
 def merged(lm: LanguageModel) -> Any:
     """A copy of the model in which the adapter of a view is part of the weights. A head that was
-    tied to its embedding stands on its own in it, where only one of them has learned.
+    tied to its embedding stands on its own in it, where only one of them has learned. A base in
+    lower precision, which would round most of what the adapter learned away, is copied in float32.
 
     Raises:
         ConfigError: A model for which that cannot be saved.
     """
     with lm.active(), quiet():
         module = copy.deepcopy(lm.module)
+        if torch.finfo(lm.head.weight.dtype).bits < 32:
+            module = module.cpu().float()
         causal = module.get_base_model()
         embedding, head = causal.get_input_embeddings(), causal.get_output_embeddings()
         carriers = [layer for layer in (embedding, head) if hasattr(layer, "base_layer")]

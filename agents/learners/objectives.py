@@ -21,6 +21,7 @@ __all__ = [
     "clipped_value_loss",
     "gae",
     "leave_one_out",
+    "flat",
     "normalized",
     "returns_to_go",
     "whiten",
@@ -68,13 +69,17 @@ def gae(rewards: np.ndarray, values: np.ndarray, lengths: np.ndarray, gamma: flo
     return np.where(mask, returns_to_go(np.where(mask, rewards + gamma * following - values, 0.0), gamma * lam), 0.0)
 
 
+FLAT = 1e-6
+"""Spread of rewards or advantages that is taken for rounding."""
+
+
 def whiten(advantages: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:
     """Advantages (B, T) with mean 0 and variance 1 over the tokens of `mask`, and what they were
     multiplied by: 1 where they differ by rounding only, as long as a sparse reward has not been
     seen."""
     valid = advantages[mask]
     spread = float(valid.std())
-    scale = 1.0 / (spread + 1e-8) if spread > 1e-6 else 1.0
+    scale = 1.0 / (spread + 1e-8) if spread > FLAT else 1.0
     return np.where(mask, (advantages - valid.mean()) * scale, 0.0), scale
 
 
@@ -135,8 +140,9 @@ def normalized(returns: np.ndarray, cell: np.ndarray, scale: str) -> tuple[np.nd
             deviations, "none" by nothing (Dr. GRPO).
 
     Returns:
-        Advantages and factors, float64 (B,) each. A cell without spread has advantages 0 and, under
-        "cell", factors 0.
+        Advantages and factors, float64 (B,) each. Where there is no spread but rounding, advantages
+        are 0 and factors 1: such a response teaches nothing by its reward, and what a factor scales
+        beside it, the KL in the loss, counts as it is.
 
     Raises:
         ConfigError: A cell of one has no mean to compare with.
@@ -153,9 +159,15 @@ def normalized(returns: np.ndarray, cell: np.ndarray, scale: str) -> tuple[np.nd
         spread = np.sqrt(np.bincount(cell, centred**2) / count)[cell]
     else:
         raise unknown_name("scale of advantages", scale, ["cell", "batch", "none"])
-    tiny = spread < 1e-8
-    factor = np.where(tiny, 0.0, 1.0 / np.where(tiny, 1.0, spread))
-    return centred * factor, factor
+    flat = spread <= FLAT
+    factor = np.where(flat, 1.0, 1.0 / np.where(flat, 1.0, spread))
+    return np.where(flat, 0.0, centred * factor), factor
+
+
+def flat(returns: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Which of the returns (B,) are of a cell without spread, bool (B,)."""
+    mean = (np.bincount(cell, returns) / _counts(cell))[cell]
+    return np.sqrt(np.bincount(cell, (returns - mean) ** 2) / _counts(cell))[cell] <= FLAT
 
 
 def clipped_policy_loss(

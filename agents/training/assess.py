@@ -98,9 +98,9 @@ def _measured(
 ) -> Assessment:
     task = make_task(config.task, **config.task_options)
 
-    def load(spec: str) -> LanguageModel:
+    def load(spec: str, dtype: str = config.dtype) -> LanguageModel:
         return load_language_model(
-            spec, task, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+            spec, task, device=config.device, dtype=dtype, trust_remote_code=config.trust_remote_code
         )
 
     base = load(reference or config.model)
@@ -110,7 +110,8 @@ def _measured(
     alone = reference is None and config.model in models.values()  # a KL of a model to itself says nothing
     results = {} if alone else {"reference": evaluate(game, base, "reference")}
     for name, spec in models.items():
-        model = base if alone else load(spec)  # one at a time: they may be large
+        # one at a time: they may be large; adapters are merged in float32, see `merged`
+        model = base if alone else load(spec, "float32" if "lora" in config.weights else config.dtype)
         if model.vocab_size != base.vocab_size:
             raise ConfigError(
                 f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL "

@@ -21,6 +21,9 @@ ROWS = 8192
 """States that are scored at a time; with `BLOCK` this bounds the logits that exist at once, 32 MiB
 of float32."""
 
+LARGE = 1 << 14
+"""Words of a vocabulary above which probabilities are summed in double precision."""
+
 FEW = 1 << 18
 """Logits that are compared at a time; with what is made of them they fit into a CPU's cache."""
 
@@ -74,8 +77,9 @@ def _divergence(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[torch.Tensor,
 def invert(mass: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """The token whose slice of the cumulative `mass` (B, V), not normalised, holds `uniform`, (B,
     1); a token without mass is never taken."""
-    cumulative = mass.cumsum(-1)
-    threshold = uniform[:, None] * cumulative[:, -1:]
+    # single precision loses the rare ones of a large vocabulary, one after the other
+    cumulative = mass.cumsum(-1, dtype=torch.float64 if mass.shape[-1] > LARGE else None)
+    threshold = uniform[:, None].to(cumulative.dtype) * cumulative[:, -1:]
     threshold = torch.minimum(threshold, torch.nextafter(cumulative[:, -1:], torch.zeros_like(threshold)))
     # of NaN every search ends behind the last token; its NaN log-prob is then reported and refused
     return torch.searchsorted(cumulative, threshold, right=True).clamp_(max=cumulative.shape[-1] - 1)

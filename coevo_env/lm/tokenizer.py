@@ -9,6 +9,7 @@ partner's context.
 from __future__ import annotations
 
 import copy
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -17,6 +18,11 @@ from ..errors import ConfigError, first_line, unknown_name
 from .names import hub_advice
 
 __all__ = ["TextTokenizer", "ends_of"]
+
+DAY = datetime.date(2024, 7, 26)
+"""What chat templates take for today. Some write the date, and a context that is another one
+tomorrow would be no base for a number. It is the day that the templates of Llama 3 write where they
+are told of none."""
 
 
 class TextTokenizer:
@@ -55,7 +61,7 @@ class TextTokenizer:
         self.chat = template if chat == "auto" else bool(chat)
         vocabulary = hf.get_vocab()
         self.known = frozenset(vocabulary.values())
-        self._spaced = any(token.startswith("▁") for token in vocabulary)
+        self._spaced = any(token.startswith("▁") for token in vocabulary) or _joins(hf)
         self.vocab_size = int(vocab_size or max(self.known) + 1)
         own = () if hf.eos_token_id is None else (int(hf.eos_token_id),)
         self.eos_ids = self._within((*own, *ends, *self._closing()))
@@ -74,7 +80,7 @@ class TextTokenizer:
         self.opening = [] if self.chat else opening  # a chat template writes its own
         self._special = {hf.pad_token_id, hf.unk_token_id, hf.bos_token_id, *opening} - {None}
         self.banned = self._banned()
-        added = [token.content for token in getattr(hf, "added_tokens_decoder", {}).values() if token.special]
+        added = [token.content for _, token in self._added()]
         self._markers = [token for token in dict.fromkeys([*hf.all_special_tokens, *added]) if token]
 
     def with_ends(self, ends: Iterable[int]) -> TextTokenizer:
@@ -114,13 +120,22 @@ class TextTokenizer:
             return []
         talk = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "ANSWER"}]
         try:
-            after = self.hf.apply_chat_template(talk, tokenize=False).rpartition("ANSWER")[2].lstrip()
+            template = _undated(self.hf.chat_template)
+            after = self.hf.apply_chat_template(talk, tokenize=False, chat_template=template)
+            after = after.rpartition("ANSWER")[2].lstrip()
             first = self.hf.encode(after, add_special_tokens=False)[:1]
         except Exception:  # a template may refuse anything
             return []
-        added = getattr(self.hf, "added_tokens_decoder", {})
-        special = {*self.hf.all_special_ids, *(i for i, token in added.items() if token.special)}
+        special = {*self.hf.all_special_ids, *(i for i, _ in self._added())}
         return [i for i in first if i in special and i != self.hf.bos_token_id]
+
+    def _added(self) -> list[tuple[int, Any]]:
+        """Ids and tokens that were added as marks: special ones, and others that the chat template
+        writes, for not every fine-tune says that its marks are special."""
+        template = str(getattr(self.hf, "chat_template", None) or "")
+        added = getattr(self.hf, "added_tokens_decoder", {}).items()
+        marks = lambda text: bool(text.strip()) and not text.strip().isalnum() and text in template  # noqa: E731
+        return [(i, token) for i, token in added if token.special or marks(token.content)]
 
     @classmethod
     def from_pretrained(
@@ -187,7 +202,10 @@ class TextTokenizer:
             )
         try:
             return self.hf.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, **options
+                [dict(message) for message in messages],
+                add_generation_prompt=True,
+                chat_template=_undated(self.hf.chat_template),
+                **options,
             )
         except Exception as error:  # a template is a program of the model's
             roles = ", ".join(str(message.get("role")) for message in messages)
@@ -241,6 +259,24 @@ class TextTokenizer:
             f" {piece}" if str(token).startswith("\u2581") and not piece.startswith(" ") else piece
             for piece, token in zip(said, raw, strict=True)
         ]
+
+
+def _undated(template: Any) -> Any:
+    """A chat template to which it is always `DAY`: a macro takes the place of the function that
+    tells the time. None is the tokenizer's own."""
+    if not isinstance(template, str) or "strftime_now" not in template:
+        return None
+    days = "".join(f" | replace('%{code}', '{DAY.strftime(f'%{code}')}')" for code in "aAbBdmyYjHIMSpUWw")
+    return "{%- macro strftime_now(form) -%}{{ form" + days + " }}{%- endmacro %}" + template
+
+
+def _joins(hf: Any) -> bool:
+    """Whether tokens are joined by what they are, as in WordPiece, where "##ing" continues a
+    word."""
+    try:
+        return hf.convert_tokens_to_string(["a", "##b"]) == "ab"
+    except Exception:  # there are tokenizers that cannot join what is not theirs
+        return False
 
 
 def ends_of(*configs: Any) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ def run(case: str, words: list[str]) -> int:
     home = VENVS / case
     how = ["--resolution", "lowest-direct"] if case == "lowest" else ["--constraint", "constraints.txt"]
     commands = [
-        [uv(), "venv", "--quiet", "--allow-existing", "--python", python, str(home)],
+        [uv(), "venv", "--quiet", "--seed", "--allow-existing", "--python", python, str(home)],
         [uv(), "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *how, "--editable", ".[dev]"],
         [str(home / "bin" / "python"), "-m", "pytest", "-q", "-n", "2", *words],
     ]

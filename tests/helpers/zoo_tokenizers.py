@@ -88,6 +88,17 @@ def word_level(holes: bool = False, **special: Any) -> Any:
     return wrap(made, **{"eos_token": "<eos>", "unk_token": "<unk>", **special})
 
 
+def word_piece(**special: Any) -> Any:
+    """BERT's kind: bare words, and pieces that continue one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    words = ["[UNK]", "[SEP]", *WORDS, ".", "##s", "##ing", "walk"]
+    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.decoder = decoders.WordPiece(cleanup=False)
+    return wrap(made, **{"eos_token": "[SEP]", "unk_token": "[UNK]", **special})
+
+
 ENDS = ("<|end|>", "<|eot|>")
 
 
@@ -122,6 +133,7 @@ def tokenizers() -> dict[str, tuple[TextTokenizer, dict[str, Any]]]:
             TextTokenizer(word_level(eos_token=None), ends=[0]),
             {"said": bare, "ends": ["<eos>"], "banned": ["<unk>"]},
         ),
+        "WordPiece": (TextTokenizer(word_piece()), {"said": spaced, "banned": ["[UNK]"]}),
         "whole words": (TextTokenizer(word_level()), {"said": bare, "banned": ["<unk>"]}),
         "whole words, padding": (
             TextTokenizer(word_level(pad_token="[PAD]")),

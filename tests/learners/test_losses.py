@@ -304,3 +304,19 @@ def test_importance_weights_scale_the_advantages(learner):
     weighted = again[0].prepare(replace(rollout, weights=weights))[0].advantages
     assert np.abs(plain).max() > 0
     assert weighted == pytest.approx(plain * weights[:, None])
+
+
+@pytest.mark.parametrize("scale", ["cell", "batch", "none"])
+def test_a_kl_in_the_loss_pulls_also_where_a_group_has_no_spread(scale):
+    """With a constant reward nothing else is left: the gradient is that of beta times the KL."""
+    options = {"grpo.scale": scale, "grpo.learning_rate": 1e-3, "kl.mode": "loss", "kl.beta": 1.0}
+    game, learners = make("grpo", 1, False, 0, batch=16, group_size=4, **options)
+    learner, generator = learners[0], torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.policy.named_parameters().values():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    rollout = rollout_of(game, learners)
+    flat = replace(rollout, team_reward=np.zeros_like(rollout.team_reward), shaping=np.zeros_like(rollout.shaping))
+    seen = [learner.update(flat) for _ in range(40)]
+    assert all(metrics["flat"] == 1.0 and metrics["grad_norm"] > 1e-3 for metrics in seen)
+    assert seen[-1]["loss/kl"] < 0.7 * seen[0]["loss/kl"]

@@ -15,6 +15,7 @@ from coevo_agents.learners.objectives import (
     cells,
     clipped_policy_loss,
     clipped_value_loss,
+    flat,
     leave_one_out,
     normalized,
     returns_to_go,
@@ -88,7 +89,11 @@ def test_normalized_against_its_definition(scale):
 def test_a_group_without_spread_teaches_nothing():
     advantages, factors = normalized(np.array([2.0, 2.0, 1.0, 3.0]), np.array([0, 0, 1, 1]), "cell")
     assert advantages.tolist() == [0, 0, -1, 1]
-    assert factors.tolist() == [0, 0, 1, 1]
+    assert factors.tolist() == [1, 1, 1, 1]  # what is scaled beside it, a KL in the loss, counts as it is
+    for scale in ("cell", "batch"):
+        noise, factors = normalized(np.array([0.5, 0.5 + 1e-9, 0.5 - 1e-9, 0.5]), np.zeros(4, int), scale)
+        assert noise.tolist() == [0, 0, 0, 0] and factors.tolist() == [1, 1, 1, 1]
+    assert flat(np.array([2.0, 2.0, 1.0, 3.0]), np.array([0, 0, 1, 1])).tolist() == [True, True, False, False]
 
 
 def test_cells_split_a_prompt_by_agent_and_by_role():
