@@ -37,8 +37,8 @@ class Library:
 
 
 LIBRARIES = {
-    "stable-baselines3": Library("stable-baselines3", None, "2.3", "3"),
-    "sb3-contrib": Library("sb3-contrib", "sb3", "2.3", "3"),
+    "stable-baselines3": Library("stable-baselines3", None, "2.6", "3"),
+    "sb3-contrib": Library("sb3-contrib", "sb3", "2.6", "3"),
     "torchrl": Library("torchrl", "torchrl", "0.11", "0.15"),
     "benchmarl": Library("benchmarl", "benchmarl", "1.5.2", "1.6"),
     "rllib": Library("ray", "rllib", "2.50", "2.61"),

@@ -29,10 +29,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import tile_images
 
 from coevo_env.errors import ConfigError, NonFiniteError, unknown_name, whole
 from coevo_env.faces.build import agent_names
-from coevo_env.faces.face import check_render_mode
+from coevo_env.faces.face import check_render_mode, shown
 from coevo_env.faces.token_game import TokenGame
 from coevo_env.game.kl import MIN_LOGPROB, Controller
 from coevo_env.game.reference import ReferencePolicy
@@ -248,10 +249,16 @@ class CoevoVecEnv(VecEnv):
         """Nothing to release."""
 
     def render(self, mode: str | None = None) -> Any:
-        """The transcripts of all rows: returned as one text (render_mode "ansi") or printed
-        ("human")."""
-        texts = [view.render() for view in self._views]
-        return None if self.render_mode == "human" else "\n".join(map(str, texts))
+        """The transcripts of all rows: returned as one text (render_mode "ansi"), printed
+        ("human"), or as one picture ("rgb_array")."""
+        views = [view.render() for view in self._views]
+        if self.render_mode == "rgb_array":
+            return tile_images(views)
+        return None if self.render_mode == "human" else "\n".join(map(str, views))
+
+    def get_images(self) -> list[Any]:
+        """A picture of each row, for `VecVideoRecorder`."""
+        return [view.render() for view in self._views] if self.render_mode == "rgb_array" else []
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """An attribute of rows: their own (`episode`, `render_mode`), or one of this environment
@@ -376,18 +383,8 @@ class _RowView:
         """The episode so far as plain data, see `coevo_env.game.transcript`."""
         return self._env._games[self._row].transcript(self._env.possible_agents)
 
-    def render(self) -> str | None:
-        from coevo_env.view.render import ansi
-
-        if self.render_mode is None:
-            raise ConfigError(
-                "render() with render_mode=None; make the environment with render_mode='ansi' or 'human'."
-            )
-        text = ansi(self.transcript())
-        if self.render_mode == "ansi":
-            return text
-        print(text)
-        return None
+    def render(self) -> Any:
+        return shown(self.transcript(), self.render_mode)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # also asked for while copying, when there is no environment yet

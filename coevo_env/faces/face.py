@@ -17,7 +17,7 @@ from ..game.reference import ReferencePolicy
 from ..game.rules import Rules
 from .token_game import TokenGame
 
-__all__ = ["RENDER_MODES", "Face", "check_max_cycles", "check_render_mode", "role_options"]
+__all__ = ["RENDER_MODES", "Face", "check_max_cycles", "check_render_mode", "role_options", "shown"]
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
 
@@ -65,20 +65,7 @@ class Face:
     def render(self) -> str | np.ndarray | None:
         """The episode so far: returned as text ("ansi"), printed ("human"), or as a picture, uint8
         (480, 640, 3) ("rgb_array")."""
-        if self.render_mode is None:
-            raise ConfigError(
-                "render() with render_mode=None; make the environment with render_mode='ansi', 'human' or 'rgb_array'."
-            )
-        if self.render_mode == "rgb_array":
-            from ..view.picture import picture
-
-            return picture(self.transcript())
-        from ..view.render import ansi
-
-        if self.render_mode == "ansi":
-            return ansi(self.transcript())
-        print(ansi(self.transcript(), color=sys.stdout.isatty()))
-        return None
+        return shown(self.transcript(), self.render_mode)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -93,6 +80,24 @@ class Face:
         if set(kl) != set(names):
             raise ConfigError(f"end_iteration got the KL of {sorted(kl)}; expected one number for each of {names}.")
         return dict(zip(names, self.game.end_iteration([kl[name] for name in names], episodes), strict=True))
+
+
+def shown(transcript: dict[str, Any], mode: str | None) -> str | np.ndarray | None:
+    """An episode by a render mode, see `Face.render`."""
+    if mode is None:
+        raise ConfigError(
+            "render() with render_mode=None; make the environment with render_mode='ansi', 'human' or 'rgb_array'."
+        )
+    if mode == "rgb_array":
+        from ..view.picture import picture
+
+        return picture(transcript)
+    from ..view.render import ansi
+
+    if mode == "ansi":
+        return ansi(transcript)
+    print(ansi(transcript, color=sys.stdout.isatty()))
+    return None
 
 
 def check_render_mode(mode: str | None) -> None:

@@ -77,7 +77,7 @@ class Network:
     def _hold(self, module: Any, adapter: str | None) -> None:
         """Takes up a model, of which nothing is known yet, or everything by another one like it."""
         self.module, self.adapter = module.eval(), adapter
-        self.is_peft = hasattr(module, "peft_config")
+        self.is_peft = hasattr(module, "get_base_model")  # peft leaves other marks on what it has merged
         if self.is_peft and any(config.is_prompt_learning for config in module.peft_config.values()):
             raise ConfigError(
                 "the model carries adapters that put something before the text (prompt learning); expected adapters of "

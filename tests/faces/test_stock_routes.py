@@ -108,3 +108,12 @@ def test_a_picture_keeps_its_size_and_shows_the_end(prompt):
     short, rows = rows_with_ink(picture(episode(prompt="a day"))), rows_with_ink(frame)
     tail = [row - short[-1] for row in short[-2:]]
     assert [row - rows[-1] for row in rows[-2:]] == tail  # the answer and what it earned come last
+
+
+def test_the_vector_for_sb3_returns_one_picture_of_all_rows():
+    from coevo_agents.adapters.sb3 import CoevoVecEnv
+
+    vec = CoevoVecEnv(4, "toy", kl="off", render_mode="rgb_array")
+    vec.reset()
+    assert vec.render().shape == (2 * HEIGHT, 2 * WIDTH, 3)
+    assert [image.shape for image in vec.get_images()] == [(HEIGHT, WIDTH, 3)] * 4

@@ -21,6 +21,8 @@ from pathlib import Path
 PAGE = "docs/architecture.md"
 FOLDERS = {"coevo_env": "coevo_env", "coevo_agents": "agents"}
 """Package -> its folder, as in pyproject.toml; what comes first knows nothing of the rest."""
+PYTHON = sys.stdlib_module_names | {"tomllib"}
+"""Modules of Python's own, of any version."""
 CODE = (*FOLDERS.values(), "benchmarks", "docs", "tests")
 FILE_LINES, FUNCTION_LINES = 450, 60
 NOT_PRIVATE = {"_replace", "_asdict", "_fields", "_make"}
@@ -209,7 +211,7 @@ def imports_of_other_packages(root: Path) -> list[str]:
             continue
         for use in module.imports:
             name = use.name.partition(".")[0]
-            if name in FOLDERS or name in granted or name in sys.stdlib_module_names:
+            if name in FOLDERS or name in granted or name in PYTHON:
                 continue
             free = [
                 room

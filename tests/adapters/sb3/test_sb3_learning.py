@@ -122,7 +122,7 @@ class Short:
         (lambda: CoevoVecEnv(0, "toy"), "num_envs=0"),
         (lambda: CoevoVecEnv(2, "toy", kl="reported"), "KLCallback"),
         (lambda: off(learner="llm3"), "unknown learner 'llm3'"),
-        (lambda: off(render_mode="rgb_array"), "render_mode"),
+        (lambda: off(render_mode="rgb_arrey"), "render_mode"),
         (lambda: off(partner=3), "generate"),
         (lambda: off(partner="random"), "'chance'"),
         (lambda: off(partner=tiny_lm(7)), "vocabulary of 7 tokens; the game has 5"),
