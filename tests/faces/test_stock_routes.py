@@ -114,6 +114,7 @@ def test_the_vector_for_sb3_returns_one_picture_of_all_rows():
     from coevo_agents.adapters.sb3 import CoevoVecEnv
 
     vec = CoevoVecEnv(4, "toy", kl="off", render_mode="rgb_array")
+    vec.set_partner("chance")
     vec.reset()
     assert vec.render().shape == (2 * HEIGHT, 2 * WIDTH, 3)
     assert [image.shape for image in vec.get_images()] == [(HEIGHT, WIDTH, 3)] * 4
