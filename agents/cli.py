@@ -6,17 +6,16 @@ that a user can mend are one message and a non-zero exit, never a traceback.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from coevo_env.errors import CoevoError, printable
+from coevo_env.errors import CoevoError, first_line, printable, short_of_memory
 
 from .learners.learner import LEARNERS
 from .pages.console import open_consoles
@@ -41,34 +40,45 @@ def main() -> None:
     if here not in sys.path:
         sys.path.append(here)  # "module:function" finds a file beside the user, and never hides an installed module
     threading.excepthook = _in_thread
+    _hear()
     open_consoles()
     try:
         app()
     except CoevoError as error:
         _fail(str(error), getattr(error, "code", 1))
     except (KeyboardInterrupt, SystemExit) as stop:  # typer ends with 130 where Ctrl-C was pressed
-        if isinstance(stop, SystemExit) and stop.code != 130:
+        code = stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else 130
+        if code not in STOPPED:
             raise
         _fail(
             "stopped at once. What was saved before is whole; a run that has begun goes on with: coevo train --resume "
             "RUN",
-            130,
+            code,
         )
     except BrokenPipeError:
         sys.exit(1)
-    except OSError as error:  # a file or folder of the user's that cannot be read or written
-        _fail(f"{type(error).__name__}: {error}. Check the path, its permissions and the space left.")
-    except (MemoryError, RuntimeError) as error:
-        if (
-            not isinstance(error, MemoryError)
-            and "out of memory" not in str(error)
-            and "can't allocate memory" not in str(error)
-        ):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if short_of_memory(error):
+            _fail(f"out of memory: {first_line(error).rstrip('.')}. Take a smaller model, or fewer prompts.")
+        if not isinstance(error, OSError):
             raise
-        _fail(
-            f"out of memory: {str(error).splitlines()[0] if str(error) else ''} Lower --batch-size, or set "
-            "micro_batch_size of the learner, as in --set ppo.micro_batch_size=8."
-        )
+        # a file or folder of the user's that cannot be read or written
+        _fail(f"{type(error).__name__}: {error}. Check the path, its permissions and the space left.")
+
+
+STOPPED = (130, 143)
+"""Exit statuses after Ctrl-C and SIGTERM."""
+
+
+def _hear() -> None:
+    """SIGTERM, by which schedulers take a machine back, ends a command like Ctrl-C does; while a
+    run goes, it is the run's (`deferred_interrupt`)."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, leave)
 
 
 def _in_thread(failed: threading.ExceptHookArgs) -> None:
@@ -87,6 +97,11 @@ def _fail(message: str, code: int = 1) -> NoReturn:
 def _say(line: str) -> None:
     """Prints a line as it is: no markup, no colours, and no line break inside a path."""
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _aside(line: str) -> None:
+    """The same beside what was asked for."""
+    errors.print(printable(line), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -189,7 +204,7 @@ def train(
     }
     if not list_settings:
         _start()
-    from .runs.given import chosen, overrides, own_data, resumed
+    from .runs.given import chosen, fresh_folder, overrides, own_data, resumed
 
     named |= own_data(task, prompts, prompt_column, answer_column, reward, template or [])
     given = overrides(named, settings or [])
@@ -200,11 +215,14 @@ def train(
         )
     else:
         config = chosen(preset, config_file, given)
-        folder = out or _fresh_folder(config.task if task or config_file else preset or config.task)
+        folder = out
     if list_settings:
         _list(config)
-    else:
+    elif folder is not None:
         _train(config, folder, resume is not None)
+    else:
+        with fresh_folder(config.task if task or config_file else preset or config.task) as folder:
+            _train(config, folder, False)
 
 
 def _list(config: Any) -> None:
@@ -274,7 +292,9 @@ def evaluate(
     import json
     from dataclasses import replace
 
-    with _agents(agent, task, reward) as (config, models, run):
+    from .training.found import found
+
+    with found(agent, task, reward, _aside) as (config, models, run):
         from .pages.tables import evaluation_table
         from .training.assess import assess
 
@@ -282,7 +302,7 @@ def evaluate(
         config = replace(config, **{name: value for name, value in given.items() if value is not None})
         assessed = assess(config, models, reference, run)
     for note in assessed.notes:
-        errors.print(note, markup=False, highlight=False, soft_wrap=True)
+        _aside(note)
     if as_json:
         _say(json.dumps(assessed.to_dict(), indent=2))
         return
@@ -307,7 +327,9 @@ def play(
 ) -> None:
     """Answers prompts: the pioneer first, then the observer after reading it, with the reward of
     every token."""
-    with _agents(agent, task, reward) as (config, models, run):
+    from .training.found import found
+
+    with found(agent, task, reward, _aside) as (config, models, run):
         from .pages.terminal import play as answer
 
         answer(console, config, list(models.values()), prompt, seed, run)
@@ -336,9 +358,13 @@ def show(
     self-contained HTML page."""
     from .pages.report import page
     from .pages.terminal import terminal
+    from .runs.door import is_own
 
     terminal(run, console)
-    _say(f"Page: {page(run, html)}")
+    if html is None and not is_own(run):
+        _say(f"No page was written, because {run} is somebody else's. For one elsewhere: --html FILE")
+    else:
+        _say(f"Page: {page(run, html)}")
 
 
 @app.command()
@@ -361,59 +387,6 @@ def version() -> None:
     import coevo_env
 
     _say(coevo_env.__version__)
-
-
-@contextmanager
-def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[Any, dict[str, str], Path | None]]:
-    """The config, with another task if one is given, the saved models that a run folder, a model
-    directory or a name stands for, and the run whose checkpoint they were made of, if any."""
-    import tempfile
-    from dataclasses import replace
-
-    from .runs.config import Config
-    from .runs.folder import initial_model, read_config
-    from .runs.saved import run_of, saved_agents
-
-    def known(run: Path) -> Any:
-        trusted = {} if reward is None else {"reward": reward}
-        config = read_config(run, trusted=trusted, uses=() if task else ("task",))
-        return replace(chosen(config), model=initial_model(run, config))
-
-    def chosen(config: Config) -> Config:
-        return config if task in (None, config.task) else replace(config, task=task, task_options={})
-
-    path = Path(spec)
-    if path.is_dir() and any((path / name).exists() for name in ("agents", "metrics.jsonl", "checkpoints")):
-        config = known(path)
-        if saved := saved_agents(path):
-            yield config, saved, None
-            return
-        from .training.outcome import save_stopped
-
-        with tempfile.TemporaryDirectory() as place:
-            iteration = save_stopped(path, config, Path(place))
-            errors.print(
-                f"{_escape(spec)} has not finished; its agents are those of iteration {iteration}.", style="dim"
-            )
-            yield config, saved_agents(Path(place)), path
-    elif run := run_of(path):
-        yield known(run), {path.name: spec}, None
-    else:
-        yield chosen(Config(model=spec)), {path.name or spec: spec}, None
-
-
-def _fresh_folder(name: str) -> Path:
-    """A folder in runs/ that does not exist yet."""
-    import time
-
-    stem = name.replace("/", "-").replace(":", "-")
-    stem = "sentiment" if stem == "default" else stem
-    base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = base, 1
-    while folder.exists():
-        number += 1
-        folder = base.with_name(f"{base.name}-{number}")
-    return folder
 
 
 def _escape(text: str) -> str:

@@ -9,6 +9,7 @@ own bugs.
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import operator
 import re
@@ -26,6 +27,7 @@ __all__ = [
     "first_line",
     "printable",
     "real",
+    "short_of_memory",
     "unknown_name",
     "whole",
 ]
@@ -101,6 +103,21 @@ _UNPRINTABLE = re.compile(
 def _written_out(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def short_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says, in Python's or in PyTorch's way, that there is no memory left.
+
+    >>> short_of_memory(MemoryError()), short_of_memory(RuntimeError("CUDA out of memory."))
+    (True, True)
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    return isinstance(error, MemoryError) or said
+
+
+_NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "can't start new thread")
 
 
 def first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from coevo_env.errors import ConfigError, first_line
+from coevo_env.errors import ConfigError, first_line, short_of_memory
 from coevo_env.lm.model import LanguageModel
 from coevo_env.lm.probe import FAILURES, apart, trial
 
@@ -98,7 +98,7 @@ def attach(base: LanguageModel, names: Sequence[str], lora: LoRAConfig, seed: in
             whole = base.around(module, names[0])
             _try(whole, names, before, lora)
         except FAILURES as error:
-            if isinstance(error, (ConfigError, torch.OutOfMemoryError)):
+            if isinstance(error, ConfigError) or short_of_memory(error):
                 raise
             raise ConfigError(
                 f"adapters with {lora} could not be made: {first_line(error)} Take other lora.targets."

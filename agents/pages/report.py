@@ -18,6 +18,8 @@ from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.view.render import fragment, number, script, style
 
 from ..learners.learner import LEARNERS
+from ..runs.checkpoint import hint
+from ..runs.door import replace_file
 from ..runs.record import CURVES, Record, conditions, read_record
 from .charts import svg
 
@@ -94,10 +96,14 @@ def page(run_dir: str | Path, out: str | Path | None = None) -> Path:
         script=Markup(script()),
     )
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # the user's own words, such as /dev/stdout
+            path.write_text(text, encoding="utf-8")
+        else:
+            with replace_file(path) as partial:
+                partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"the report could not be written to {path}: {error}. Give another place with --html."
+            f"the report could not be written to {path}: {error}. {hint(error)}, or give another place with --html."
         ) from error
     return path
 

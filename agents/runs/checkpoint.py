@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.errors import CoevoError, ConfigError, short_of_memory
 
 from .door import check_folder, file_mode, replace_file
 from .schema import STATE_BYTES, Manifest, StateFile, read_json
@@ -109,6 +109,8 @@ def save(directory: Path, iteration: int, states: Mapping[str, Mapping[str, Any]
             (partial / "state.json").write_text(text, encoding="utf-8")
             (partial / "manifest.json").write_text(json.dumps(manifest(partial), indent=1), encoding="utf-8")
     except Exception as error:  # safetensors has errors of its own
+        if short_of_memory(error):
+            raise
         raise CheckpointError(
             f"checkpoint {target} could not be written: {error}. {hint(error)}, then continue with: coevo train "
             "--resume "
@@ -170,6 +172,8 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     except CheckpointError:
         raise
     except Exception as error:  # every way in which a damaged file can be no JSON, no text or no safetensors
+        if short_of_memory(error):
+            raise
         raise CheckpointError(
             f"checkpoint {path} is not readable: {type(error).__name__}: {error}. It is incomplete or no checkpoint."
         ) from error

@@ -23,6 +23,7 @@ __all__ = [
     "check_folder",
     "check_plain",
     "file_mode",
+    "is_own",
     "plain_json",
     "read_bytes",
     "read_text",
@@ -118,6 +119,11 @@ def refuse_link(directory: Path, path: Path, status: os.stat_result | None = Non
         f"{path} is {what}{where}; expected plain files and folders only in the run folder {directory}, because "
         "commands read, replace and remove files there. Remove it, or put a copy of what it stands for in its place."
     )
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a folder belongs to whoever asks, as far as the system knows of owners."""
+    return not hasattr(os, "geteuid") or folder.stat().st_uid == os.geteuid()
 
 
 # ---------------------------------------------------------------- reading

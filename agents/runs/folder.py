@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.errors import CoevoError, ConfigError, first_line
 from coevo_env.lm.model import LanguageModel
 from coevo_env.rewards.named import REWARDS
 
@@ -34,12 +34,14 @@ from .settings import from_dict, to_dict
 
 __all__ = [
     "Interrupted",
+    "OutOfMemory",
     "check_inputs",
     "check_settings",
     "claim",
     "deferred_interrupt",
     "extend",
     "initial_model",
+    "lacking",
     "make_folder",
     "provenance",
     "read_config",
@@ -350,6 +352,20 @@ def stopped(directory: Path, config: Config, iteration: int, number: int) -> Int
         f"stopped after iteration {iteration} of {config.iterations}; everything is saved. Continue with: coevo train "
         f"--resume {directory}{repeated(config, 'task', 'learner')}",
         number,
+    )
+
+
+class OutOfMemory(CoevoError):
+    """The memory did not suffice for an iteration of a run."""
+
+
+def lacking(directory: Path, config: Config, error: BaseException) -> str:
+    """What a run says whose iteration did not fit into the memory."""
+    micro = f", or a micro_batch_size as in --set {config.learner}.micro_batch_size=8"
+    return (
+        f"out of memory: {first_line(error).rstrip('.')}. With more of it the run goes on: coevo train --resume "
+        f"{directory}{repeated(config, 'task', 'learner')}. Or start a new one that needs less, with a smaller "
+        f"--batch-size{micro if hasattr(config.settings, 'micro_batch_size') else ''}."
     )
 
 

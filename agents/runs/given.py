@@ -6,6 +6,9 @@ preset are laid over one another, the words last.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from . import settings
 from .config import Config
 from .folder import read_config
 
-__all__ = ["chosen", "overrides", "own_data", "resumed"]
+__all__ = ["chosen", "fresh_folder", "overrides", "own_data", "resumed"]
 
 
 def overrides(named: dict[str, Any], given: list[str]) -> dict[str, Any]:
@@ -100,3 +103,30 @@ def resumed(folder: Path, overrides: dict[str, Any], alone: bool) -> Config:
             "--reward of your own, once more)."
         )
     return settings.apply(config, overrides)
+
+
+@contextmanager
+def fresh_folder(name: str) -> Iterator[Path]:
+    """A folder in runs/ that nobody had: making it is what claims it, so that runs that are started
+    in the same second get one each. It vanishes if nothing comes into it."""
+    stem = name.replace("/", "-").replace(":", "-")
+    stem = "sentiment" if stem == "default" else stem
+    base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = base, 1
+    try:
+        base.parent.mkdir(exist_ok=True)
+        while True:
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
+            number += 1
+            folder = base.with_name(f"{base.name}-{number}")
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {folder} could not be made: {error}. Choose another one with --out."
+        ) from error
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()

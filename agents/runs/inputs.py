@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from coevo_env.assets.tfidf import TfidfClassifier
-from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.errors import CoevoError, ConfigError, short_of_memory
 from coevo_env.game.splits import SPLITS
 from coevo_env.game.task import Task
 from coevo_env.lm.model import LanguageModel
@@ -221,9 +221,9 @@ CACHED = type(functools.cache(lambda: None))
 def _loaded(load: Any) -> Any:
     try:
         return load()
-    except (CoevoError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a function of the user's can fail in any way
+        if isinstance(error, CoevoError) or short_of_memory(error):
+            raise
         raise ConfigError(
             f"a reward could not load what it scores with: {getattr(load, '__qualname__', load)}() raised "
             f"{type(error).__name__}: {error}. Mend it, then start again."

@@ -9,6 +9,7 @@ free, and a resumed run is the uninterrupted one bit for bit.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.errors import CoevoError, ConfigError, short_of_memory
 from coevo_env.game.mixing import mixing_matrix
 from coevo_env.game.roles import AdaptiveRoles
 from coevo_env.game.rollout import Rollout
@@ -32,10 +33,12 @@ from ..runs.checkpoint import CheckpointError, checkpoints
 from ..runs.config import Config
 from ..runs.folder import (
     Interrupted,
+    OutOfMemory,
     check_inputs,
     claim,
     deferred_interrupt,
     extend,
+    lacking,
     make_folder,
     stopped,
     write_config,
@@ -193,15 +196,21 @@ class Run:
         try:
             if not isinstance(error, Exception) or isinstance(error, Interrupted):
                 return
+            short = short_of_memory(error)
+            if short:  # what the failed computation still holds
+                traceback.clear_frames(trace)
             if self.whole and not isinstance(error, CheckpointError):
                 with suppress(Exception):  # a state that cannot be had must not hide what stopped the run
                     if is_finite(self.parts.learners):
                         self.saved = -1  # also what an iteration still has to write down
                         self.save()
+            saved = checkpoints(self.directory / "checkpoints")
+            where = f"the newest checkpoint is {saved[-1]}" if saved else "no checkpoint has been written yet"
+            where = f"\n(after iteration {self.iteration} of {self.directory}; {where})"
             if isinstance(error, CoevoError):
-                saved = checkpoints(self.directory / "checkpoints")
-                where = f"the newest checkpoint is {saved[-1]}" if saved else "no checkpoint has been written yet"
-                extend(error, f"\n(after iteration {self.iteration} of {self.directory}; {where})")
+                extend(error, where)
+            elif short:
+                raise OutOfMemory(f"{lacking(self.directory, self.config, error)}{where}") from None
         finally:
             self.log.close()
 

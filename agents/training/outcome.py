@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coevo_env.errors import ConfigError
+from coevo_env.errors import ConfigError, short_of_memory
 
 from ..methods.warm_start import WarmStartConfig
 from ..runs.checkpoint import CheckpointError, checkpoints, hint, manifest, replacing, write_json
@@ -71,6 +71,8 @@ def save_agents(directory: Path, parts: Parts) -> dict[str, dict[str, Any]]:
                     shutil.copyfile(warm, partial / TOKENIZER)
                 files[name] = manifest(partial)
         except Exception as error:  # safetensors and transformers have errors of their own
+            if short_of_memory(error):
+                raise
             raise CheckpointError(
                 f"agent {name} could not be saved in {folder}: {error}. {hint(error)}, then continue with: coevo train "
                 f"--resume {directory}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from coevo_env.errors import short_of_memory
 from coevo_env.game.kl import make_controller
 from coevo_env.game.roles import AdaptiveRoles
 
@@ -148,9 +149,9 @@ def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, An
             parts.game.rules.roles.load_state_dict(meta["roles"])
         best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
         return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"])
-    except torch.OutOfMemoryError:
-        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if short_of_memory(error):
+            raise
         raise CheckpointError(
             f"the checkpoint belongs to another run or version: {type(error).__name__}: {error}"
         ) from error

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, first_line
+from ..errors import ConfigError, first_line, short_of_memory
 from .bounds import refuse_absurd
 from .names import hub_advice, resolve
 from .tokenizer import TextTokenizer
@@ -47,7 +47,7 @@ def load(spec: str | os.PathLike[str], device: str, dtype: str, trust_remote_cod
                 **{key: precision},
             )
     except Exception as error:  # transformers, safetensors and the hub each have their own families
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        if short_of_memory(error):
             raise
         raise ConfigError(
             f"no causal language model could be loaded from {os.fspath(spec)!r}: {first_line(error)}{hub_advice(path)}"

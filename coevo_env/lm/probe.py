@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ConfigError, first_line
+from ..errors import ConfigError, first_line, short_of_memory
 from .gpt2 import GPT2
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _same(network: Network, way: str, ask: Callable[[], torch.Tensor], theirs: t
     try:
         ours = ask()
     except FAILURES as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if short_of_memory(error):
             raise
         raise ConfigError(f"{kind} fails when it {way} ({first_line(error)}); {wanted}") from error
     if ours.shape != theirs.shape or (share := apart(network, ours, theirs)) > 0:
@@ -216,7 +216,7 @@ def _slopes(network: Network) -> list[torch.Tensor]:
             weight = torch.linspace(-1, 1, states.shape[-1], device=ids.device, dtype=states.dtype)
             return [torch.autograd.grad(states[row, -2] @ weight, seen[0], retain_graph=True)[0] for row in (0, 1)]
     except FAILURES as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if short_of_memory(error):
             raise
         raise ConfigError(
             f"{type(network.causal).__name__} has no derivative by the ids that it reads ({first_line(error)}); "

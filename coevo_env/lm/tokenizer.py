@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ..errors import ConfigError, first_line, unknown_name
+from ..errors import ConfigError, first_line, short_of_memory, unknown_name
 from .names import hub_advice
 
 __all__ = ["TextTokenizer", "ends_of"]
@@ -154,9 +154,9 @@ class TextTokenizer:
             hf = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).get_text_config()
             vocab_size = config.vocab_size if vocab_size is None else vocab_size
-        except MemoryError:
-            raise
         except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
+            if short_of_memory(error):
+                raise
             hint = (
                 hub_advice(path)
                 or " Expected what a tokenizer's save_pretrained() writes; was a file edited or cut short?"

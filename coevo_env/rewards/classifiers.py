@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, RewardError, first_line, unknown_name
+from ..errors import ConfigError, RewardError, first_line, short_of_memory, unknown_name
 from ..game.task import RewardFunction
 from .text import join_text
 
@@ -136,7 +136,7 @@ def _text_classifier(model: str, device: str | None) -> tuple[Any, Any]:
                 model, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except Exception as error:  # a damaged file can make transformers and tokenizers raise anything
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        if short_of_memory(error):
             raise
         raise ConfigError(
             f"classifier_reward: the model {model!r} could not be loaded: {first_line(error)} Expected the hub name of "

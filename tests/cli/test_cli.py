@@ -206,7 +206,7 @@ def test_too_little_memory_is_told(error, monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(SystemExit) as left:
         cli.main()
-    assert left.value.code == 1 and "Lower --batch-size" in capsys.readouterr().err
+    assert left.value.code == 1 and "Take a smaller model" in capsys.readouterr().err
     monkeypatch.setattr(cli, "app", lambda: [][0])
     with pytest.raises(IndexError):  # a bug of ours shows itself
         cli.main()

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HOW", "assert_same_bytes", "attempt", "operations"]
+__all__ = ["HOW", "WRITES", "assert_same_bytes", "attempt", "operations", "spoken"]
 
 HOW = ("before", "within", "moment")
 """Where a kill strikes: before an operation, within a write, at a moment of the clock."""
@@ -54,6 +54,33 @@ def attempt(body: Callable[[], object], folder: Path, how: str = "before", when:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed, see its output"
     return os.WIFSIGNALED(status)
+
+
+def spoken(body: Callable[[], object]) -> tuple[int, str]:
+    """Runs `body` in a forked process; its exit status, and all that it said."""
+    reader, writer = os.pipe()
+    if child := os.fork():
+        os.close(writer)
+        with os.fdopen(reader, encoding="utf-8") as stream:
+            said = stream.read()
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), said
+    code = 70
+    try:
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(writer), "w", encoding="utf-8") for _ in range(2))
+        body()
+        code = 0
+    except SystemExit as left:
+        code = int(left.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise AssertionError  # nobody comes here
 
 
 def operations(body: Callable[[], object], folder: Path) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import shutil
 import signal
 import stat
@@ -19,8 +18,9 @@ import runs
 from runs import assert_same_run, config, lines, train
 
 from coevo_agents.runs.checkpoint import checkpoints
-from coevo_agents.runs.folder import read_config
-from coevo_agents.training import state
+from coevo_agents.runs.folder import OutOfMemory, read_config
+from coevo_agents.training import loop, state
+from coevo_agents.training.loop import Run
 from coevo_env.tasks import make_task
 
 PROGRAM = """
@@ -41,9 +41,13 @@ except CoevoError as error:
 
 
 def start(model: Path, place: Path, iterations: int, **options) -> subprocess.Popen[str]:
+    return started(PROGRAM, model, place, str(iterations), **options)
+
+
+def started(program: str, *words: object, **options) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(Path(runs.__file__).parent), *sys.path])
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, model, place, str(iterations)],
+        [sys.executable, "-c", program, *map(str, words)],
         env={**runs.ENVIRONMENT, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -90,20 +94,94 @@ def test_a_run_under_nohup_outlives_its_terminal(model, tmp_path):
     assert lines(tmp_path / "run")[-1]["iteration"] == 12
 
 
-@pytest.mark.parametrize("most", [*(pytest.param(most, marks=pytest.mark.slow) for most in (2_000, 6_000)), 200_000])
-def test_files_that_may_not_grow_stop_the_run_and_lose_nothing(most, model, tmp_path):
-    """With 2 kB the configuration does not fit, with 6 the logs do not, with 200 checkpoints."""
+def test_sigterm_before_a_run_has_begun_ends_the_command_in_words(model, tmp_path):
+    words = [runs.COEVO, "train", "--model", model, "--task", "toy", "--out", tmp_path / "run"]
+    process = subprocess.Popen(words, env=runs.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and "loading PyTorch" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143 and "stopped at once. What was saved before is whole" in err
+    assert "Traceback" not in out + err and not (tmp_path / "run" / "config.json").exists()
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-    process = start(model, tmp_path / "run", 8, preexec_fn=limit)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert "ulimit -f" in said and "Traceback (most recent call last)" not in said.split("Exception in thread")[0]
-    train(config(model, iterations=8), tmp_path / "run", resume=(tmp_path / "run" / "config.json").exists())
-    train(config(model, iterations=8), tmp_path / "alone")
+# ---------------------------------------------------------------- memory
+BATCH = {"batch_size": 1024, "iterations": 4, "save_every": 2, "eval_prompts": 2, "eval_draws": 1}
+LIMITED = """
+import resource
+import sys
+from pathlib import Path
+from coevo_agents.training.loop import Run
+from coevo_env.errors import CoevoError
+import runs
+place, more, at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def limit(iteration, metrics):
+    if iteration == at:
+        (size,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize"))
+        resource.setrlimit(resource.RLIMIT_AS, (int(size) * 1024 + more,) * 2)
+try:
+    Run(runs.config(Path("table"), **SETTINGS), place, report=limit).train()
+except CoevoError as error:
+    print(type(error).__name__, error)
+    sys.exit(error.code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("more", "at"), [(0, 1), (10**6, 1), (10**6, 3), (10**7, 1), (0, 3), (0, 4)])
+def test_memory_that_does_not_suffice_stops_the_run_and_loses_nothing(more, at, tmp_path):
+    """Wherever it bites: while a batch is played or learned from, or agents are saved and
+    loaded."""
+    settings = config(Path("table"), **BATCH)
+    process = started(LIMITED.replace("SETTINGS", repr(BATCH)), tmp_path / "run", str(more), str(at))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and "OutOfMemory out of memory: " in said and "Traceback" not in said, said
+    assert f"the run goes on: coevo train --resume {tmp_path / 'run'}" in said
+    assert [row["iteration"] for row in lines(tmp_path / "run")][: at + 1] == list(range(at + 1))
+    train(settings, tmp_path / "run", resume=True)
+    train(settings, tmp_path / "alone")
     assert_same_run(tmp_path / "run", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 GB")])
+def test_an_iteration_that_does_not_fit_leaves_the_one_before_saved(error, model, tmp_path, monkeypatch):
+    settings, play = config(model, iterations=3, save_every=0), loop.play
+    run = Run(settings, tmp_path / "run")
+
+    def plays(*given: object) -> None:
+        if run.iteration == 2:
+            raise error
+        play(*given)
+
+    monkeypatch.setattr(loop, "play", plays)
+    with pytest.raises(OutOfMemory, match=r"out of memory: .*goes on: coevo train --resume [\s\S]*checkpoints/000002"):
+        run.train()
+    monkeypatch.undo()
+    train(settings, tmp_path / "run", resume=True)
+    train(settings, tmp_path / "alone")
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+
+
+# ---------------------------------------------------------------- side by side
+@pytest.mark.slow
+def test_four_runs_started_in_one_folder_at_once_are_four_runs(model, tmp_path):
+    """Without --out, in the same second; two of them with the same seed."""
+    words = [f"--set={name}={value}" for name, value in runs.TINY.items()]
+    processes = [
+        subprocess.Popen(
+            [runs.COEVO, "train", "--model", model, *words, "--seed", str(seed)],
+            env=runs.ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for seed in (0, 0, 1, 2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, said
+    folders = [next(line for line in out.splitlines() if line.startswith("Run folder: "))[12:] for out, _ in said]
+    assert len(set(folders)) == 4 == len(list((tmp_path / "runs").iterdir()))
+    for seed in (0, 1, 2):
+        train(config(model, seed=seed), tmp_path / f"alone{seed}")
+    for folder, seed in zip(folders, (0, 0, 1, 2), strict=True):
+        assert_same_run(tmp_path / folder, tmp_path / f"alone{seed}")
 
 
 def test_a_kill_between_saving_and_pruning_leaves_no_checkpoint_behind(model, tmp_path, monkeypatch):
