@@ -9,7 +9,6 @@ reference policy is the warm-started model and KL is measured from it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from coevo_env.assets.rows import check_columns, read_file
 from coevo_env.errors import ConfigError, NonFiniteError
 from coevo_env.game.rules import Rules
 from coevo_env.lm.model import LanguageModel
@@ -33,8 +33,8 @@ class WarmStartConfig:
         steps: Optimiser steps; 0 switches it off.
         batch_size: Examples per step.
         learning_rate: Of Adam, constant.
-        file: JSON lines with "prompt" and "response"; "" takes the task's scripted responses to its
-            training prompts.
+        file: A file with the columns "prompt" and "response", such as JSON lines; "" takes the
+            task's scripted responses to its training prompts.
     """
 
     steps: int = 0
@@ -135,20 +135,5 @@ def warm_start(
 
 
 def _read(path: Path) -> list[tuple[str, str]]:
-    pairs = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"warm_start.file={str(path)!r} could not be read: {error}.") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line)
-            pairs.append((str(data["prompt"]), str(data["response"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f'{path}, line {number}: got {line[:60]!r}; expected JSON with "prompt" and "response" '
-                f"({type(error).__name__}: {error})."
-            ) from None
-    return pairs
+    rows = check_columns(read_file(path), ["prompt", "response"], str(path), text=True)
+    return [(str(row["prompt"]), str(row["response"])) for row in rows]

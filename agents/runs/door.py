@@ -26,6 +26,7 @@ __all__ = [
     "is_own",
     "plain_json",
     "read_bytes",
+    "read_end",
     "read_text",
     "refuse_link",
     "replace_file",
@@ -142,6 +143,23 @@ def read_bytes(path: Path, most: int) -> bytes:
         if status.st_size > most:
             raise Misfit(f"it has {status.st_size} bytes; expected at most {most}")
         return stream.read(most)
+
+
+def read_end(path: Path, most: int) -> tuple[bytes, int]:
+    """The last `most` bytes of a plain file, and how many stand before them.
+
+    Raises:
+        Misfit: It is something else.
+        OSError: It cannot be read; FileNotFoundError where it is not there.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    with os.fdopen(os.open(path, flags), "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Misfit("it is no plain file")
+        skipped = max(0, status.st_size - most)
+        stream.seek(skipped)
+        return stream.read(most), skipped
 
 
 def read_text(path: Path, most: int) -> str:

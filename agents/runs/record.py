@@ -16,11 +16,12 @@ from typing import Any
 
 from coevo_env.errors import ConfigError, printable
 
-from .door import Misfit, check_folder, check_plain, plain_json, read_bytes
+from .door import Misfit, check_folder, check_plain, plain_json, read_end
 from .schema import (
     LARGEST,
     LINE_BYTES,
-    LOG_BYTES,
+    METRICS_BYTES,
+    TRANSCRIPTS_BYTES,
     ConfigFile,
     Episode,
     Metrics,
@@ -203,11 +204,11 @@ def read_record(directory: str | Path) -> Record:
     saved = _object(record, "config.json", ConfigFile, "It belongs to every run; the settings are not shown.")
     record.config, record.provenance = _shown(saved.get("config", {})), _shown(saved.get("provenance", {}))
     rows: dict[float, dict[str, float]] = {}
-    for row in _lines(record, "metrics.jsonl", Metrics):
+    for row in _lines(record, "metrics.jsonl", Metrics, METRICS_BYTES):
         # a resumed run may have written an iteration twice; the later one counts
         rows[row["iteration"]] = _finite(row)
     record.metrics = [rows[x] for x in sorted(rows)]
-    record.transcripts = [_named(row) for row in _lines(record, "transcripts.jsonl", Episode)]
+    record.transcripts = [_named(row) for row in _lines(record, "transcripts.jsonl", Episode, TRANSCRIPTS_BYTES)]
     record.summary = _shown(_object(record, "summary.json", SummaryFile, ""))
     if not record.metrics:
         record.notes.append("No iteration has been written yet.")
@@ -228,15 +229,18 @@ def _object(record: Record, name: str, schema: Any, missing: str) -> dict[str, A
     return {}
 
 
-def _lines(record: Record, name: str, schema: Any) -> list[dict[str, Any]]:
-    """The lines of a log that hold what they should."""
+def _lines(record: Record, name: str, schema: Any, most: int) -> list[dict[str, Any]]:
+    """The lines of a log that hold what they should, of its last `most` bytes."""
     try:
-        data = read_bytes(record.directory / name, LOG_BYTES)
+        data, skipped = read_end(record.directory / name, most)
     except FileNotFoundError:
         return []
     except (OSError, Misfit) as error:
         record.notes.append(f"{name} could not be read ({error}) and was left out.")
         return []
+    if skipped:
+        data = data.partition(b"\n")[2]
+        record.notes.append(f"{name} is long, and its first {skipped >> 20} MiB were left out.")
     rows, cut, wrong = [], 0, []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():

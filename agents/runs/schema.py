@@ -26,14 +26,15 @@ __all__ = [
     "ITERATIONS",
     "LARGEST",
     "LINE_BYTES",
-    "LOG_BYTES",
     "ConfigFile",
     "Episode",
     "Manifest",
+    "METRICS_BYTES",
     "Metrics",
     "STATE_BYTES",
     "StateFile",
     "SummaryFile",
+    "TRANSCRIPTS_BYTES",
     "misfit",
     "read_json",
 ]
@@ -51,8 +52,9 @@ CONFIG_BYTES = 16 * 2**20
 STATE_BYTES = 256 * 2**20
 """Of a checkpoint's state.json, with its transcripts that are still to be written."""
 
-LOG_BYTES = 8 * 2**30
-"""Of metrics.jsonl and transcripts.jsonl."""
+METRICS_BYTES, TRANSCRIPTS_BYTES = 2**29, 2**27
+"""Of metrics.jsonl and transcripts.jsonl, of whose ends that much is read; 512 MiB of metrics are
+those of 200,000 iterations."""
 
 LINE_BYTES = 64 * 2**20
 """Of one line of these."""

@@ -17,6 +17,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ __all__ = ["ENDINGS", "Row", "check_columns", "hub_splits", "read_file", "split_
 Row = Mapping[str, Any]
 MAX_BYTES = 2**30
 """The largest file that is read, unpacked; prompts for training are a small part of it."""
+MAX_VALUES = 2 * 10**7
+"""Rows times columns; some 2 GB of memory where the values are short."""
+MAX_JSON = 2**27
+"""The largest piece of JSON, a line or a whole `.json` file, which may take 20 times its size."""
 MAX_RATIO, FREE = 250, 2**26
 """A gzip file may unpack to so many times its size, or to 64 MiB whatever its size."""
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -49,8 +54,14 @@ def read_file(file: Path) -> list[Row]:
             f"{file}: got a {''.join(file.suffixes[-2:]) or 'suffix-less'} file; expected one that ends with "
             f"{', '.join(ENDINGS)}, or with .gz behind it."
         )
+    rows: list[Row] = []
+    values = 0
     try:
-        rows = list(READERS[ending](file))
+        for row in READERS[ending](file):
+            rows.append(row)
+            values += max(1, len(row))
+            if values > MAX_VALUES:
+                raise ConfigError(f"{file} has more than {MAX_VALUES} values; take a part of it, or fewer columns.")
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{file} cannot be read: {error}. Is it whole, and what its name says?") from error
     if not rows:
@@ -182,6 +193,11 @@ def _text(file: Path) -> str:
 
 
 def _object(text: str, where: str) -> Any:
+    if len(text) > MAX_JSON:
+        raise ConfigError(
+            f"{where} has {len(text) >> 20} MiB of JSON in one piece; expected at most {MAX_JSON >> 20} MiB. Save it "
+            "as JSON lines."
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -211,12 +227,12 @@ def _json(file: Path) -> Iterable[Row]:
     first = text.lstrip()[:1]
     if first == "{" and "\n" in text.strip():
         try:
-            json.loads(text)
-        except ValueError:
+            _object(text.lstrip().partition("\n")[0], str(file))
+        except ConfigError:  # an object of several lines
+            pass
+        else:
             yield from _lines(text, file)
             return
-        except RecursionError:
-            pass
     rows = _object(text, str(file)) if text.strip() else []
     if isinstance(rows, dict) and len(rows) == 1 and isinstance(inner := next(iter(rows.values())), list):
         rows = inner  # {"data": [...]}
@@ -229,7 +245,7 @@ def _json(file: Path) -> Iterable[Row]:
 
 
 def _plain(file: Path) -> Iterable[Row]:
-    return [{"prompt": line.removesuffix("\r")} for line in _text(file).split("\n") if line.strip()]
+    return ({"prompt": line.removesuffix("\r")} for line in _text(file).split("\n") if line.strip())
 
 
 def _csv(file: Path) -> Iterable[Row]:
@@ -247,7 +263,7 @@ def _table(text: str, delimiter: str, file: Path) -> Iterable[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next((line for line in reader if line), [])
-        if twice := sorted({name for name in header if header.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(header).items() if count > 1):
             raise ConfigError(f"{file}, line 1: the column {twice[0]!r} stands there twice; expected different names.")
         for cells in reader:
             if not cells:
@@ -280,9 +296,26 @@ def _parquet(file: Path) -> Iterable[Row]:
                 f"{file} unpacks to {size >> 20} MiB; expected at most {MAX_BYTES >> 20} MiB of prompts. Take a part "
                 "of it."
             )
-        return parquet.read_table(file).to_pylist()
+        # a value can be written down once for all rows, so that few are unpacked at a time
+        batch, size = max(1, min(1024, MAX_BYTES // max(1, size))), 0
+        for part in parquet.ParquetFile(file).iter_batches(batch):
+            for row in part.to_pylist():
+                size += _extent(row)
+                if size > MAX_BYTES:
+                    raise ConfigError(
+                        f"{file} unpacks to more than {MAX_BYTES >> 20} MiB; expected at most that much of prompts. "
+                        "Take a part of it."
+                    )
+                yield row
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a Parquet file: {error}.") from error
+
+
+def _extent(value: Any) -> int:
+    """About how many bytes a value takes."""
+    if isinstance(value, (list, dict)):
+        return 64 + sum(map(_extent, value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, (str, bytes)) else 8
 
 
 READERS: dict[str, Callable[[Path], Iterable[Row]]] = {

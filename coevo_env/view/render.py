@@ -57,6 +57,10 @@ NUMBERS = (
 """What a token says when it is pointed at."""
 
 
+MOST_TOKENS = 4096
+"""Of a turn that are shown one by one; of a longer one the beginning is."""
+
+
 # ---------------------------------------------------------------- text
 def ansi(transcript: Transcript, color: bool = False) -> str:
     """One episode as lines of text.
@@ -134,23 +138,18 @@ def joint(pieces: list[str], spaced: bool) -> str:
     return (" " if spaced else "").join(pieces)
 
 
-_TURNS_TEXT = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_INVISIBLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def _plain(text: str) -> str:
     """Text without control characters, so that a response can neither steer a terminal nor turn the
     direction of the text around it."""
-    return "".join(_visible(c) for c in text)
+    return _INVISIBLE.sub(_sign, text)
 
 
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character == "\n":
-        return character
-    if code < 0x20:
-        return chr(0x2400 + code)  # the picture of a control character
-    hidden = 0x7F <= code <= 0x9F or 0xD800 <= code <= 0xDFFF or character in _TURNS_TEXT or character in "\u2028\u2029"
-    return "\ufffd" if hidden else character
+def _sign(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"  # the picture of a control character
 
 
 # ---------------------------------------------------------------- HTML
@@ -262,7 +261,7 @@ def _turn(turn: Mapping[str, Any], scales: Mapping[str, float], color: int) -> d
     text, context = _plain(str(turn.get("text") or "")), turn.get("context")
     series = {key: _series(turn, key) for key in dict.fromkeys([key for key, *_ in (*NUMBERS, *METRICS)])}
     tokens = []
-    for position, (token, piece) in enumerate(zip(ids, pieces, strict=False)):
+    for position, (token, piece) in enumerate(zip(ids[:MOST_TOKENS], pieces, strict=False)):
         row = {
             key: values[position]
             for key, values in series.items()
@@ -295,6 +294,8 @@ def _turn(turn: Mapping[str, Any], scales: Mapping[str, float], color: int) -> d
                 ("token" if len(ids) == 1 else "tokens") + (", cut at the budget" if turn.get("cut") else ""),
             )
         )
+    if (more := len(ids) - MOST_TOKENS) > 0:
+        facts.append((f"{more:,}", "of them not shown"))
     words = " " in text.strip() or pieces[:1] == [
         text
     ]  # behind a piece that is all of the text stands, if anything, EOS

@@ -272,12 +272,20 @@ def test_warm_start_examples_from_a_file(tmp_path):
     file.write_text('{"prompt": "2", "response": "3 4"}\n\n{"prompt": "1", "response": ""}\n')
     assert examples(rules, str(file)) == [([2], [3, 4, 0]), ([1], [0])]
     file.write_text('{"prompt": "2", "response": "3 4"}\n{"prompt": "2"}\n')
-    with pytest.raises(ConfigError, match=r"pairs.jsonl, line 2: got .*; expected JSON with .prompt. and .response."):
+    with pytest.raises(ConfigError, match=r"pairs\.jsonl, row 2: no value in the column 'response'"):
         examples(rules, str(file))
-    file.write_text("")
+    file.write_text('{"prompt": "' + "1 " * 99 + '", "response": "3 4"}\n')
     with pytest.raises(ConfigError, match="no examples that fit"):
         examples(rules, str(file))
-    with pytest.raises(ConfigError, match="could not be read"):
+    for data, said in (
+        (b"", "has no rows"),
+        (b'{"prompt": "\xff"}', "is not UTF-8"),
+        (b"[" * 10**5, "nested too deeply"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(ConfigError, match=said):
+            examples(rules, str(file))
+    with pytest.raises(ConfigError, match="cannot be read"):
         examples(rules, str(tmp_path / "nothing.jsonl"))
     with pytest.raises(ConfigError, match="steps=-1"):
         WarmStartConfig(steps=-1)

@@ -26,6 +26,7 @@ from rich.console import Console
 from runs import config, train
 from spoil import SPOIL, link
 
+from coevo_agents import cli
 from coevo_agents.pages.report import page
 from coevo_agents.pages.terminal import terminal
 from coevo_agents.runs import checkpoint, door, folder, logbook, record, schema
@@ -214,6 +215,36 @@ def test_a_run_folder_may_be_named_by_a_link(run, tmp_path):
     (tmp_path / "latest").symlink_to(run)
     assert read_record(tmp_path / "latest").iteration == 2
     assert read_config(tmp_path / "latest") == read_config(run)
+
+
+# ---------------------------------------------------------------- long files
+def test_of_long_logs_the_end_is_read(run, monkeypatch):
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    monkeypatch.setattr(record, "METRICS_BYTES", len(rows[-1]) + 5)
+    (run / "metrics.jsonl").write_text("x" * 2**21 + "\n" + "".join(rows))
+    found = read_record(run)
+    assert [row["iteration"] for row in found.metrics] == [2]
+    assert "metrics.jsonl is long, and its first 2 MiB were left out." in found.notes
+
+
+def test_of_a_turn_without_end_the_beginning_is_shown(run):
+    (*first, last) = [json.loads(line) for line in (run / "transcripts.jsonl").read_text().splitlines()]
+    for turn in last["turns"]:
+        for name in ("tokens", "pieces", "logprobs", "ref_logprobs", "kl", "shaping"):
+            turn[name] = turn[name] * 3_000
+    (run / "transcripts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*first, last)))
+    assert not (found := [what for command in ("show", "page") for what in wrong(run, command)]), found
+    shown = COMMANDS["page"](run)
+    assert shown.count("of them not shown") == len(last["turns"]) and len(shown) < 10**7
+
+
+def test_no_page_is_written_into_the_folder_of_somebody_else(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "geteuid", lambda: run.stat().st_uid + 1)
+    before = sorted(run.rglob("*"))
+    cli.app(["show", str(run)], standalone_mode=False)
+    assert "No page was written" in capsys.readouterr().out and sorted(run.rglob("*")) == before
+    cli.app(["show", str(run), "--html", str(tmp_path / "page.html")], standalone_mode=False)
+    assert (tmp_path / "page.html").exists() and sorted(run.rglob("*")) == before
 
 
 # ---------------------------------------------------------------- the state of a checkpoint

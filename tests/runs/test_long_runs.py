@@ -162,6 +162,21 @@ def test_an_iteration_that_does_not_fit_leaves_the_one_before_saved(error, model
     assert_same_run(tmp_path / "run", tmp_path / "alone")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_does_not_grow_with_iterations(tmp_path):
+    """After a start in which everything has happened once, 500 iterations take less than 2 MB."""
+    sizes = {}
+
+    def report(iteration: int, metrics: dict[str, float]) -> None:
+        status = Path("/proc/self/status").read_text().splitlines()
+        sizes[iteration] = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+    often = {"eval_every": 20, "save_every": 20, "eval_prompts": 2, "eval_draws": 1, "batch_size": 8}
+    Run(config(Path("table"), iterations=700, **often), tmp_path / "run", report=report).train()
+    assert sizes[700] - sizes[200] < 2000
+
+
 # ---------------------------------------------------------------- side by side
 @pytest.mark.slow
 def test_four_runs_started_in_one_folder_at_once_are_four_runs(model, tmp_path):
