@@ -164,10 +164,14 @@ def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -
     kind = inspect.Parameter
     every = any(p.kind is kind.VAR_KEYWORD for p in parameters)
     named = [p for p in parameters if p.kind not in (kind.VAR_KEYWORD, kind.VAR_POSITIONAL)]
-    if not named:
-        if any(p.kind is kind.VAR_POSITIONAL for p in parameters):
-            return [("prompts", True), ("responses", True)], {}, False
+    if not named and every:  # TRL's own way, which also reaches the names below a decorator
         return [], {"prompts": ("prompts", True), "completions": ("responses", True)}, True
+    if not named and parameters:
+        raise ConfigError(
+            f"{where}: it takes *{parameters[0].name}, which does not say where the prompts belong and where the "
+            "responses; expected a function (prompts, responses) -> list of floats. Name the parameters, or decorate "
+            "with functools.wraps, which keeps the names of what is decorated."
+        )
     found = _by_name(named, prompt)
     _by_place(named, found, prompt)
     given = [found.get(p.name, p.name) for p in named]

@@ -44,7 +44,6 @@ BY_NAME = {
     "the first says so": lambda questions, words: (questions, words),
     "answers to questions": lambda answers, questions: (questions, answers),
     "keywords": lambda *, responses, prompts: (prompts, responses),
-    "anything": lambda *args: args,
     "marked as unused": lambda _prompts, responses: (_prompts, responses),
     "defaults": lambda completions, prompts, scale=2: (prompts, completions) if scale == 2 else None,
     "a partial": functools.partial(lambda scale, completions, prompts: (prompts, completions), 3),
@@ -62,6 +61,29 @@ def test_every_order_of_names_is_the_same_reward():
         space: dict = {}
         exec(f"def reward({', '.join(order)}): return prompts, completions, label, answer", space)
         assert called(space["reward"]) == (PROMPTS, SAID, [10, 30], ["1", "3"]), order
+
+
+def _decorated(function, kind):
+    def by_place(*args):
+        return function(*args)
+
+    def by_any(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return functools.wraps(function)(by_any) if kind == "wraps" else {"args": by_place, "kwargs": by_any}[kind]
+
+
+@pytest.mark.parametrize("kind", ["args", "kwargs", "wraps"])
+@pytest.mark.parametrize("order", list(itertools.permutations(["prompts", "completions", "label", "answer"])))
+def test_a_decorated_reward_is_given_the_right_texts_or_none(order, kind):
+    """The fault: a decorator hid the names, so `(completions, prompts)` scored the prompts."""
+    space: dict = {}
+    exec(f"def reward({', '.join(order)}): return prompts, completions, label, answer", space)
+    if kind == "args":
+        with pytest.raises(ConfigError, match="does not say"):
+            called(_decorated(space["reward"], kind))
+    else:
+        assert called(_decorated(space["reward"], kind)) == (PROMPTS, SAID, [10, 30], ["1", "3"])
 
 
 def test_columns():
@@ -92,6 +114,7 @@ def test_prompts_with_other_columns_are_asked_about_apart():
     ("function", "message"),
     [
         (lambda a, b: b, "its parameters are a, b, which do not say"),
+        (lambda *args: args[1], r"it takes \*args, which does not say .* functools\.wraps"),
         (lambda prompts: prompts, "its parameters are prompts, which do not say"),
         (lambda prompts, answer: answer, "its parameters are prompts, answer, which do not say"),
         (lambda completions, responses: responses, "'responses', which is neither|do not say"),
