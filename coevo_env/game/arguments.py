@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import ConfigError, RewardError, unknown_name
 from .awaiting import start
+from .returned import size
 
 __all__ = ["Matched", "columns_of", "in_order", "is_coroutine"]
 
@@ -150,7 +151,7 @@ class Matched:
             return parts[0][1]
         values: dict[int, Any] = {}
         for rows, found in parts:
-            if isinstance(found, (str, bytes)) or not hasattr(found, "__len__") or len(found) != len(rows):
+            if size(found) != len(rows):
                 raise RewardError(
                     f"{self.where}: returned {found!r:.80} for {len(rows)} rows; expected a list of one value for each."
                 )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NonFiniteError, RewardError, RewardTimeout
+from .returned import number, size
 from .rules import Episode, Rules
 
 __all__ = ["Scores", "rate", "score"]
@@ -108,7 +109,7 @@ def _rate_together(rules: Rules, episodes: Sequence[Episode]) -> dict[str, np.nd
         where = f"task {rules.task.name!r}, joint reward {name!r}"
         prompts = [episode.prompt for episode in episodes]
         raw = _ask(where, function, prompts, list(together), about, "check_joint_reward")
-        if (got := _size(raw)) != len(episodes):
+        if (got := size(raw)) != len(episodes):
             what = f"{type(raw).__name__}" if got < 0 else f"{got} values"
             raise RewardError(
                 f"{where}: returned {what} for {len(episodes)} episodes; expected for each a list of one float per "
@@ -116,7 +117,7 @@ def _rate_together(rules: Rules, episodes: Sequence[Episode]) -> dict[str, np.nd
             )
         terms[name] = values = np.zeros((len(episodes), rules.num_agents))
         for row, value in enumerate(raw):
-            if (got := _size(value)) != rules.num_agents:
+            if (got := size(value)) != rules.num_agents:
                 what = f"{value!r}, a {type(value).__name__}," if got < 0 else f"{got} values"
                 raise RewardError(
                     f"{where}: returned {what} for {about(row)}; expected {rules.num_agents} floats, one for "
@@ -149,8 +150,10 @@ def _ask(
 
 def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> np.ndarray:
     """`count` finite floats, or a message about the one that is not."""
-    if (got := _size(raw)) < 0:
-        raise RewardError(f"{where}: returned {type(raw).__name__}; expected a list of {count} floats.")
+    if (got := size(raw)) < 0:
+        raise RewardError(
+            f"{where}: returned {type(raw).__name__}; expected a list of {count} floats, in the order of the responses."
+        )
     if got != count:
         raise RewardError(f"{where}: returned {got} values for {count} responses; expected one float for each.")
     if set(map(type, raw)) <= {float}:  # nearly always
@@ -159,7 +162,7 @@ def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> n
         values = np.zeros(count)
         for row, value in enumerate(raw):
             try:
-                values[row] = _number(value)
+                values[row] = number(value)
             except TypeError as error:
                 raise RewardError(f"{where}: returned {error}, for {about(row)}; expected a list of floats.") from None
     finite = np.isfinite(values)
@@ -167,23 +170,6 @@ def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> n
         row = int(np.argmin(finite))
         raise NonFiniteError(f"{where}: returned {values[row]} for {about(row)}; expected a finite number.")
     return values
-
-
-def _size(raw: Any) -> int:
-    """The length of a list, array or tensor; -1 of what is none."""
-    try:
-        return -1 if isinstance(raw, (str, bytes)) else len(raw)
-    except TypeError:
-        return -1
-
-
-def _number(value: object) -> float:
-    if isinstance(value, (str, bytes)) or value is None:
-        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values")
-    try:
-        return float(value)  # type: ignore[arg-type]  # python, numpy and torch numbers all know float()
-    except (TypeError, ValueError):
-        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values") from None
 
 
 def _culprit(function: Callable[..., Any], prompts: Sequence[Any], responses: Sequence[Any]) -> int | None:

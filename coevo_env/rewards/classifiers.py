@@ -46,9 +46,8 @@ def classifier_reward(
     Args:
         model: A hub name or the directory of a saved model and its tokenizer.
         label: Name (any case) or index of the label to score.
-        output: "logit" (any real number, the paper's reward), "probability" (in [0, 1]; of labels
-            that exclude each other they add up to 1, of a multi-label classifier they do not) or
-            "signed" (2 p - 1, in [-1, 1]). A regression has a "logit" only, its value.
+        output: "logit" (any real number, the paper's reward), "probability" (in [0, 1]) or "signed"
+            (2 p - 1, in [-1, 1]). A regression has a "logit" only, its value.
         batch_size: Texts scored at a time.
         device: "cpu", "cuda", ...; None means CUDA where there is one, else CPU.
         separator: See `join_text`. The default fits tokenizers whose tokens carry their own spaces.
@@ -69,11 +68,6 @@ def classifier_reward(
     @functools.cache
     def load() -> tuple[Any, Any, int, int]:
         tokenizer, network = _text_classifier(str(model), device)
-        if output != "logit" and network.config.problem_type == "regression":
-            raise ConfigError(
-                f"classifier_reward: output={output!r}, but {str(model)!r} is a regression (its problem_type), whose "
-                "values are no probabilities; expected output='logit', which is its value."
-            )
         at_a_time = batch_size if batch_size == 1 or _can_pad(tokenizer, network) else 1
         return tokenizer, network, _label_index(str(model), network.config, label), at_a_time
 
@@ -86,7 +80,7 @@ def classifier_reward(
             part = order[start : start + at_a_time]
             logits = _logits(tokenizer, network, [texts[i] for i in part])  # (B, labels)
             if output != "logit":
-                logits = _probabilities(network.config, logits)
+                logits = _probabilities(str(model), network.config, logits)
             for i, value in zip(part, logits[:, index].tolist(), strict=True):
                 scores[i] = 2 * value - 1 if output == "signed" else value
         return scores
@@ -94,9 +88,14 @@ def classifier_reward(
     return reward
 
 
-def _probabilities(config: Any, logits: Any) -> Any:
+def _probabilities(model: str, config: Any, logits: Any) -> Any:
     """What logits (B, labels) say of each label, by the rule of transformers' pipeline: labels that
     do not exclude each other have a probability each."""
+    if config.problem_type == "regression":
+        raise ConfigError(
+            f"classifier_reward: {model!r} is a regression (its problem_type), whose values are no probabilities; "
+            "expected output='logit', which is its value."
+        )
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
         return logits.sigmoid()
     return logits.softmax(-1)
