@@ -41,7 +41,7 @@ def number(value: Any) -> float:
         ):  # of these float() takes some
             raise TypeError
         return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+    except OverflowError:  # of int and Fraction
+        return math.inf if value > 0 else -math.inf  # pyright: ignore[reportOperatorIssue]
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{value!r:.80}, a {type(value).__name__}, among the values") from None
