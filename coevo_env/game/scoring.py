@@ -108,7 +108,7 @@ def _rate_together(rules: Rules, episodes: Sequence[Episode]) -> dict[str, np.nd
     for name, (_, function) in rules.joint_terms.items():
         where = f"task {rules.task.name!r}, joint reward {name!r}"
         prompts = [episode.prompt for episode in episodes]
-        raw = _ask(where, function, prompts, list(together), about, "check_joint_reward")
+        raw = _ask(where, function, prompts, together, about, "check_joint_reward")
         if (got := size(raw)) != len(episodes):
             what = f"{type(raw).__name__}" if got < 0 else f"{got} values"
             raise RewardError(
@@ -134,10 +134,11 @@ def _prompt(rules: Rules, episode: Episode) -> str:
 def _ask(
     where: str, function: Callable[..., Any], prompts: list, responses: list, about: Callable[[int], str], check: str
 ) -> Any:
-    """Calls a reward function; an exception is reported with the first row on which it fails by
-    itself."""
+    """Calls a reward function, with lists of its own: one that sorts them or lowers their case does
+    not change what the next term scores. An exception is reported with the first row on which the
+    function fails by itself."""
     try:
-        return function(prompts, responses)
+        return function(list(prompts), list(responses))
     except RewardTimeout as error:  # not asked again row by row: it would only take as long again
         raise RewardTimeout(f"{where}: {error}") from error
     except Exception as error:

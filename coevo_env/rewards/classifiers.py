@@ -54,7 +54,7 @@ def classifier_reward(
 
     Raises:
         ConfigError: Unknown output; when first called: the model cannot be loaded, lacks weights
-            (a language model is no classifier), has no such label or probability, or CUDA is absent.
+            (a language model is no classifier), has no such label or output, or CUDA is absent.
         RewardError: When called: a prompt and a response that are no token together.
 
     Source: Ma et al., NeurIPS 2024, section 4.1: the logit of the positive class of

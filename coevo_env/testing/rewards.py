@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckFailed, ConfigError, whole
-from ..game.arguments import in_order
+from ..game.arguments import columns_of, in_order
 from ..game.returned import number, size
 from ..game.task import JointRewardFunction, Prompt, RewardFunction
 
@@ -161,7 +161,7 @@ def _check_terms(name: str, function: Any, asked: list[Prompt], said: list[Any],
 def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[Any], seats: int | None) -> np.ndarray:
     """The values of a batch, (B,), or of a joint term (B, N)."""
     what = f"{name}, called with {len(responses)} responses, the first being {short(responses[0])}"
-    given = list(prompts), list(responses)
+    given, before = (list(prompts), list(responses)), _columns(prompts)
     try:
         raw = function(*given)
     except Exception as error:
@@ -171,8 +171,10 @@ def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[Any
             else f"{seats} floats for each tuple of {seats}, for any text"
         )
         raise CheckFailed(what, f"{type(error).__name__}: {error}", expected) from error
-    if given != (prompts, responses):
-        raise CheckFailed(what, "its arguments changed by the call", "that it leaves the lists it is given alone")
+    if given != (prompts, responses) or _columns(prompts) != before:
+        raise CheckFailed(
+            what, "its arguments changed by the call", "that it leaves the lists it is given alone, and the columns"
+        )
     if seats is None:
         return _floats(what, raw, responses, f"one for each of the {len(responses)} responses")
     if size(raw) < 0:
@@ -186,6 +188,11 @@ def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[Any
         for texts, row in zip(responses, raw, strict=True)
     ]
     return np.stack(rows)
+
+
+def _columns(prompts: Sequence[Prompt]) -> list[str]:
+    """What the prompts carry, as it is now: columns may be lists, and need not be comparable."""
+    return [repr(columns_of(prompt)) for prompt in prompts]
 
 
 def _floats(what: str, raw: Any, texts: Sequence[Any], expected: str) -> np.ndarray:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter, OrderedDict, UserDict, deque
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -88,6 +89,51 @@ def test_values_are_paid_in_order_or_refused(game, values, make):
         else:
             with pytest.raises(RewardError, match="expected a list of"):
                 paid(game, function, texts)
+
+
+CHANGES = {
+    "lower": lambda rows: rows.__setitem__(slice(None), [str(row).lower() for row in rows]),
+    "one": lambda rows: rows.__setitem__(0, "aaaa"),
+    "clear": lambda rows: rows.clear(),
+    "sort": lambda rows: rows.sort(key=str, reverse=True),
+    "append": lambda rows: rows.append("A"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_term_that_changes_its_lists_changes_no_other(change, joint):
+    """The oracle: the second term alone."""
+
+    def changing(prompts, responses):
+        result = [[0.0] * 2 if joint else 0.0 for _ in responses]
+        for rows in (prompts, responses):
+            CHANGES[change](rows)
+        return result
+
+    def looks(prompts, responses):
+        said = [text if joint else (text,) for text in responses]
+        values = [
+            [len(part) + 10.0 * part.count("2") + 100 * int(p) for part in row]
+            for p, row in zip(prompts, said, strict=True)
+        ]
+        return values if joint else [row[0] for row in values]
+
+    def scored(**terms):
+        kind = {"rewards": {} if joint else terms, "joint_rewards": terms if joint else {}}
+        task = replace(toy.task(), train=[Prompt(str(i)) for i in range(4)], **kind)
+        game = BatchEnv(4, task, kl=KLConfig(mode="off"), roles="never")
+        for turn in ([[1, 2, 0], [2, 2, 0], [3, 0, 0], [2, 0, 0]], [[2, 0, 0], [1, 0, 0], [2, 2, 2], [3, 3, 0]]):
+            game.begin_turn()
+            game.submit_turn(np.array(turn), np.array([min(3, row.index(0) + 1 if 0 in row else 3) for row in turn]))
+        assert game.scores is not None
+        return game.scores.terms["looks"]
+
+    alone = scored(looks=looks)
+    assert len(np.unique(alone)) > 4
+    assert np.array_equal(scored(first=changing, looks=looks), alone)
+    with pytest.raises(CheckFailed, match="changed by the call"):
+        check_joint_reward(changing) if joint else check_reward(changing)
 
 
 @pytest.mark.parametrize("make", UNORDERED)
