@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coevo_env.errors import ConfigError, RewardError, RewardTimeout
 from coevo_env.faces.batch import BatchEnv
@@ -84,6 +86,40 @@ def test_a_decorated_reward_is_given_the_right_texts_or_none(order, kind):
             called(_decorated(space["reward"], kind))
     else:
         assert called(_decorated(space["reward"], kind)) == (PROMPTS, SAID, [10, 30], ["1", "3"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    order=st.permutations(["prompts", "completions", "label", "level", "answer"]),
+    optional=st.sets(st.sampled_from(["label", "level", "answer"])),
+    slash=st.integers(0, 5),
+    star=st.integers(0, 5),
+    rest=st.booleans(),
+    bind=st.sets(st.sampled_from(["label", "level", "answer", "scale"])),
+    wrapped=st.booleans(),
+)
+def test_every_signature_is_given_what_is_bound_then_columns_then_defaults(
+    order, optional, slash, star, rest, bind, wrapped
+):
+    """The faults: a column won against what partial() had bound, and a default by place alone was a
+    TypeError. The oracle is the rule, in the order of this test's name."""
+    optional |= {"level"} - bind  # PROMPTS have a label and an answer, and no level
+    order = sorted(order, key=lambda name: name in optional)
+    places, named = order[: max(slash, star)], order[max(slash, star) :]
+    parts = [f"{name}='default'" if name in optional else name for name in places]
+    parts[slash:slash] = ["/"] if 0 < slash <= len(parts) else []
+    parts += ["*", *(f"{name}=None" if name in optional else name for name in named)] if named else []
+    space: dict = {}
+    exec(f"def reward({', '.join(parts + ['**rest'] * rest)}): return dict(locals())", space)
+    bind = bind - {*order[:slash]} - (set() if rest else {"scale"})
+    if "level" in order[:slash] and "level" not in optional:
+        return  # nothing can give it
+    function = functools.partial(space["reward"], **dict.fromkeys(bind, "bound")) if bind else space["reward"]
+    got = called(functools.wraps(function)(lambda *a, **k: function(*a, **k)) if wrapped else function)
+    got |= got.pop("rest", {})
+    given = {"prompts": PROMPTS, "completions": SAID, "label": [10, 30], "answer": ["1", "3"]}
+    default = {name: "default" if name in places else None for name in optional}
+    assert got == {**default, **given, **dict.fromkeys(bind, "bound")}
 
 
 def test_columns():
