@@ -31,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)  # ":b:" is part of a name
+errors = Console(stderr=True, emoji=False)
 
 
 def main() -> None:
@@ -372,12 +372,16 @@ def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[A
 
     from .runs.config import Config
     from .runs.folder import initial_model, read_config
+    from .runs.given import check_repeated
     from .runs.saved import run_of, saved_agents
 
     def known(run: Path) -> Any:
-        trusted = {} if reward is None else {"reward": reward}
-        config = read_config(run, trusted=trusted, uses=() if task else ("task",))
-        return replace(chosen(config), model=initial_model(run, config))
+        config = read_config(run, uses=())
+        if task in (None, config.task):  # its task options are used too, and they may name a reward that is code
+            config = read_config(run, trusted={"task": task or "", "reward": reward or ""}, uses=("task",))
+        config = replace(chosen(config), model=initial_model(run, config))
+        check_repeated(reward, config)
+        return config
 
     def chosen(config: Config) -> Config:
         return config if task in (None, config.task) else replace(config, task=task, task_options={})
@@ -399,7 +403,9 @@ def _agents(spec: str, task: str | None, reward: str | None) -> Iterator[tuple[A
     elif run := run_of(path):
         yield known(run), {path.name: spec}, None
     else:
-        yield chosen(Config(model=spec)), {path.name or spec: spec}, None
+        config = chosen(Config(model=spec))
+        check_repeated(reward, config)
+        yield config, {path.name or spec: spec}, None
 
 
 def _fresh_folder(name: str) -> Path:
