@@ -30,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)  # ":b:" is part of a name
+errors = Console(stderr=True, emoji=False)
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ def _samples(rows: Sequence[tuple[str, ...]], colors: Mapping[str, str]) -> Fitt
 def evaluation_table(assessed: Assessment) -> Fitting:
     """Saved models side by side."""
     metrics, widths = assessed.metrics(), assessed.ci95()
-    title = f"{assessed.task}: {conditions(assessed.measured())}, each agent alone"
+    title = f"{assessed.task}, paid by {assessed.reward}: {conditions(assessed.measured())}, each agent alone"
     note = INTERVAL if any(widths.values()) else ""
 
     def cell(name: str, key: str) -> str:

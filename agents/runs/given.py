@@ -18,7 +18,7 @@ from . import settings
 from .config import Config
 from .folder import read_config
 
-__all__ = ["chosen", "fresh_folder", "overrides", "own_data", "resumed"]
+__all__ = ["check_repeated", "chosen", "fresh_folder", "overrides", "own_data", "resumed"]
 
 
 def overrides(named: dict[str, Any], given: list[str]) -> dict[str, Any]:
@@ -86,6 +86,24 @@ def chosen(preset: str | None, file: Path | None, overrides: dict[str, Any]) -> 
             uses=[name for name in ("task", "learner") if name not in own or ":" in own[name]],
         )
     return settings.apply(config, overrides)
+
+
+def check_repeated(reward: str | None, config: Config) -> None:
+    """Refuses a reward that a command was given for saved agents, where the task is paid by
+    another: `config` alone says by which they are measured.
+
+    Raises:
+        ConfigError: It is not that of the task.
+    """
+    own = config.task_options.get("reward")
+    if reward in (None, own):
+        return
+    what = "has its own" if own is None else f"is paid by {own!r}"
+    raise ConfigError(
+        f"--reward {reward}: the task {config.task!r} {what}, and saved agents are measured by that. Expected no "
+        "--reward, or that of the run once more where it is code of yours; for another, give a task that has it: "
+        "--task module:function."
+    )
 
 
 def resumed(folder: Path, overrides: dict[str, Any], alone: bool) -> Config:

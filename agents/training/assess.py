@@ -42,6 +42,7 @@ class Assessment:
         results: Of each model by name; the first is the reference, unless `alone`.
         alone: Whether there is no reference but the models themselves, so that KL says nothing.
         notes: Lines that a user should read.
+        reward: What the responses are paid by: the reward that the task was given, or its terms.
     """
 
     task: str
@@ -52,6 +53,7 @@ class Assessment:
     results: dict[str, Evaluation]
     alone: bool = False
     notes: tuple[str, ...] = ()
+    reward: str = ""
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Model -> metric -> value."""
@@ -67,7 +69,13 @@ class Assessment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"task": self.task, **self.measured(), "models": self.metrics(), "ci95": self.ci95()}
+        return {
+            "task": self.task,
+            "reward": self.reward,
+            **self.measured(),
+            "models": self.metrics(),
+            "ci95": self.ci95(),
+        }
 
     def _known(self, values: Mapping[str, float]) -> dict[str, float]:
         return {key: value for key, value in values.items() if not (self.alone and key == "kl")}
@@ -152,9 +160,9 @@ def _player(config: Config, model: LanguageModel) -> Actor:
 
 def _assessment(config: Config, game: BatchEnv, results: dict[str, Evaluation], alone: bool = False) -> Assessment:
     rules = game.rules
-    return Assessment(
-        rules.task.name, rules.split, game.batch_size, config.eval_prompts, rules.group_size, results, alone
-    )
+    paid = str(config.task_options.get("reward") or ", ".join(rules.term_names))
+    size, draws = game.batch_size, rules.group_size
+    return Assessment(rules.task.name, rules.split, size, config.eval_prompts, draws, results, alone=alone, reward=paid)
 
 
 def compared(

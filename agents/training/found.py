@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..runs.config import Config
 from ..runs.folder import initial_model, read_config
+from ..runs.given import check_repeated
 from ..runs.saved import run_of, saved_agents
 from .outcome import save_stopped
 
@@ -44,9 +45,12 @@ def found(
         return config if task in (None, config.task) else replace(config, task=task, task_options={})
 
     def known(run: Path) -> Config:
-        trusted = {} if reward is None else {"reward": reward}
-        config = read_config(run, trusted=trusted, uses=() if task else ("task",))
-        return replace(chosen(config), model=initial_model(run, config))
+        config = read_config(run, uses=())
+        if task in (None, config.task):  # its task options are used too, and they may name a reward that is code
+            config = read_config(run, trusted={"task": task or "", "reward": reward or ""}, uses=("task",))
+        config = replace(chosen(config), model=initial_model(run, config))
+        check_repeated(reward, config)
+        return config
 
     path = Path(spec)
     if path.is_dir() and any((path / name).exists() for name in ("agents", "metrics.jsonl", "checkpoints")):
@@ -61,4 +65,6 @@ def found(
     elif run := run_of(path):
         yield known(run), {path.name: spec}, None
     else:
-        yield chosen(Config(model=spec)), {path.name or spec: spec}, None
+        config = chosen(Config(model=spec))
+        check_repeated(reward, config)
+        yield config, {path.name or spec: spec}, None

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import ConfigError, RewardError, unknown_name
 from .awaiting import start
+from .returned import size
 
 __all__ = ["Matched", "columns_of", "in_order", "is_coroutine"]
 
@@ -38,6 +39,10 @@ PLAIN = frozenset(["prompt", "prompts", "response", "responses", "completion", "
 GIVEN = ("prompts", "responses")
 NEVER = frozenset(["completion_ids", "completions_ids", "prompt_ids", "token_ids", "logprobs", "trainer_state"])
 """Columns of other libraries that a reward here never sees."""
+REQUIRED = inspect.Parameter.empty
+Source = tuple[str, Any]
+"""What a parameter is given, and the value that stands in for an absent column; `REQUIRED` where
+none does."""
 
 
 def columns_of(prompt: Any) -> dict[str, Any]:
@@ -73,11 +78,23 @@ def in_order(where: str, function: Callable[..., Any], prompt: Any = None) -> Ca
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # it was not written in Python, so its parameters have no names
         return function
-    sources, keywords, every = _sources(where, parameters, prompt)
+    bound = _bound(function)
+    sources, keywords, every = _sources(where, [p for p in parameters if p.name not in bound], prompt)
     plain = [s for s, _ in sources] == ["prompts", "responses"] and not keywords and not every
     if plain and not is_coroutine(function):
         return function
-    return Matched(where, function, sources, keywords, every)
+    return Matched(where, function, sources, keywords, every, bound)
+
+
+def _bound(function: Any) -> frozenset[str]:
+    """Names of the parameters that have their values already, by keywords of partial(); a column of
+    such a name is not given."""
+    bound: set[str] = set()
+    for _ in range(20):  # what is wrapped in a circle has no signature either
+        if isinstance(function, functools.partial):
+            bound.update(function.keywords)
+        function = function.func if isinstance(function, functools.partial) else getattr(function, "__wrapped__", None)
+    return frozenset(bound)
 
 
 class Matched:
@@ -87,12 +104,13 @@ class Matched:
         self,
         where: str,
         function: Callable[..., Any],
-        positional: Sequence[tuple[str, bool]],
-        keywords: dict[str, tuple[str, bool]],
+        positional: Sequence[Source],
+        keywords: dict[str, Source],
         every: bool,
+        bound: frozenset[str] = frozenset(),
     ):
         self.where, self.function = where, function
-        self._positional, self._keywords, self._every = positional, keywords, every
+        self._positional, self._keywords, self._every, self._bound = positional, keywords, every, bound
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.is_coroutine = is_coroutine(function)
 
@@ -130,8 +148,8 @@ class Matched:
         names = list(columns[0]) if columns else []
         given = {"prompts": prompts, "responses": responses}
         given.update({name: [known[name] for known in columns] for name in names if name not in GIVEN})
-        for source, required in (*self._positional, *self._keywords.values()):
-            if required and source not in given:
+        for source, default in (*self._positional, *self._keywords.values()):
+            if default is REQUIRED and source not in given:
                 raise RewardError(
                     f"{self.where}: the prompt {str(prompts[0])[:60]!r} has no column {source!r}, which the function "
                     f"asks for; it has {', '.join(names) or 'none'}."
@@ -139,10 +157,11 @@ class Matched:
         keywords = {name: given[source] for name, (source, _) in self._keywords.items() if source in given}
         if self._every:
             taken = {source for source, _ in (*self._positional, *self._keywords.values())}
-            keywords.update({name: given[name] for name in names if name not in {*taken, *keywords, *GIVEN}})
+            taken |= {*keywords, *self._bound}
+            keywords.update({name: given[name] for name in names if name not in {*taken, *GIVEN}})
             if "prompts" not in taken:
                 keywords["prompts"] = prompts
-        return [given[source] for source, _ in self._positional], keywords
+        return [given.get(source, default) for source, default in self._positional], keywords
 
     def _merged(self, parts: list[tuple[list[int], Any]]) -> Any:
         """The values in the order of the rows."""
@@ -150,7 +169,7 @@ class Matched:
             return parts[0][1]
         values: dict[int, Any] = {}
         for rows, found in parts:
-            if isinstance(found, (str, bytes)) or not hasattr(found, "__len__") or len(found) != len(rows):
+            if size(found) != len(rows):
                 raise RewardError(
                     f"{self.where}: returned {found!r:.80} for {len(rows)} rows; expected a list of one value for each."
                 )
@@ -159,15 +178,19 @@ class Matched:
 
 
 def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -> tuple[list, dict, bool]:
-    """For each positional parameter, and for each that takes a keyword only, what it is given and
-    whether it has to be; and whether the function takes every column."""
+    """For each parameter by place, and for each that takes a keyword only, what it is given and its
+    default; and whether the function takes every column."""
     kind = inspect.Parameter
     every = any(p.kind is kind.VAR_KEYWORD for p in parameters)
     named = [p for p in parameters if p.kind not in (kind.VAR_KEYWORD, kind.VAR_POSITIONAL)]
-    if not named:
-        if any(p.kind is kind.VAR_POSITIONAL for p in parameters):
-            return [("prompts", True), ("responses", True)], {}, False
-        return [], {"prompts": ("prompts", True), "completions": ("responses", True)}, True
+    if not named and every:  # TRL's own way, which also reaches the names below a decorator
+        return [], {"prompts": ("prompts", REQUIRED), "completions": ("responses", REQUIRED)}, True
+    if not named and parameters:
+        raise ConfigError(
+            f"{where}: it takes *{parameters[0].name}, which does not say where the prompts belong and where the "
+            "responses; expected a function (prompts, responses) -> list of floats. Name the parameters, or decorate "
+            "with functools.wraps, which keeps the names of what is decorated."
+        )
     found = _by_name(named, prompt)
     _by_place(named, found, prompt)
     given = [found.get(p.name, p.name) for p in named]
@@ -177,18 +200,15 @@ def _sources(where: str, parameters: Sequence[inspect.Parameter], prompt: Any) -
             "prompts and which one the responses; expected a function (prompts, responses) -> list of floats. Give "
             "the parameters these names, or prompts and completions."
         )
-    positional, keywords, open_ = [], {}, True
+    positional, keywords = [], {}
     for p in named:
-        source, required = found.get(p.name, p.name), p.default is kind.empty
+        source = found.get(p.name, p.name)
         if source not in GIVEN:
-            _check_column(where, source, required, prompt)
-        if p.kind is kind.KEYWORD_ONLY or not open_:
-            keywords[p.name] = (source, required)
-        elif required or source in GIVEN:
-            positional.append((source, required))
-        else:  # from here on by keyword, because a column that is absent leaves the default
-            open_ = False
-            keywords[p.name] = (source, required)
+            _check_column(where, source, p.default is REQUIRED, prompt)
+        if p.kind is kind.KEYWORD_ONLY:
+            keywords[p.name] = (source, p.default)
+        else:  # by place, so that a column that is absent gives the default
+            positional.append((source, p.default))
     return positional, keywords, every
 
 

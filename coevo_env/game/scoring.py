@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NonFiniteError, RewardError, RewardTimeout
+from .returned import number, size
 from .rules import Episode, Rules
 
 __all__ = ["Scores", "rate", "score"]
@@ -107,8 +108,8 @@ def _rate_together(rules: Rules, episodes: Sequence[Episode]) -> dict[str, np.nd
     for name, (_, function) in rules.joint_terms.items():
         where = f"task {rules.task.name!r}, joint reward {name!r}"
         prompts = [episode.prompt for episode in episodes]
-        raw = _ask(where, function, prompts, list(together), about, "check_joint_reward")
-        if (got := _size(raw)) != len(episodes):
+        raw = _ask(where, function, prompts, together, about, "check_joint_reward")
+        if (got := size(raw)) != len(episodes):
             what = f"{type(raw).__name__}" if got < 0 else f"{got} values"
             raise RewardError(
                 f"{where}: returned {what} for {len(episodes)} episodes; expected for each a list of one float per "
@@ -116,7 +117,7 @@ def _rate_together(rules: Rules, episodes: Sequence[Episode]) -> dict[str, np.nd
             )
         terms[name] = values = np.zeros((len(episodes), rules.num_agents))
         for row, value in enumerate(raw):
-            if (got := _size(value)) != rules.num_agents:
+            if (got := size(value)) != rules.num_agents:
                 what = f"{value!r}, a {type(value).__name__}," if got < 0 else f"{got} values"
                 raise RewardError(
                     f"{where}: returned {what} for {about(row)}; expected {rules.num_agents} floats, one for "
@@ -133,10 +134,11 @@ def _prompt(rules: Rules, episode: Episode) -> str:
 def _ask(
     where: str, function: Callable[..., Any], prompts: list, responses: list, about: Callable[[int], str], check: str
 ) -> Any:
-    """Calls a reward function; an exception is reported with the first row on which it fails by
-    itself."""
+    """Calls a reward function, with lists of its own: one that sorts them or lowers their case does
+    not change what the next term scores. An exception is reported with the first row on which the
+    function fails by itself."""
     try:
-        return function(prompts, responses)
+        return function(list(prompts), list(responses))
     except RewardTimeout as error:  # not asked again row by row: it would only take as long again
         raise RewardTimeout(f"{where}: {error}") from error
     except Exception as error:
@@ -149,8 +151,10 @@ def _ask(
 
 def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> np.ndarray:
     """`count` finite floats, or a message about the one that is not."""
-    if (got := _size(raw)) < 0:
-        raise RewardError(f"{where}: returned {type(raw).__name__}; expected a list of {count} floats.")
+    if (got := size(raw)) < 0:
+        raise RewardError(
+            f"{where}: returned {type(raw).__name__}; expected a list of {count} floats, in the order of the responses."
+        )
     if got != count:
         raise RewardError(f"{where}: returned {got} values for {count} responses; expected one float for each.")
     if set(map(type, raw)) <= {float}:  # nearly always
@@ -159,7 +163,7 @@ def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> n
         values = np.zeros(count)
         for row, value in enumerate(raw):
             try:
-                values[row] = _number(value)
+                values[row] = number(value)
             except TypeError as error:
                 raise RewardError(f"{where}: returned {error}, for {about(row)}; expected a list of floats.") from None
     finite = np.isfinite(values)
@@ -167,23 +171,6 @@ def _numbers(where: str, raw: Any, count: int, about: Callable[[int], str]) -> n
         row = int(np.argmin(finite))
         raise NonFiniteError(f"{where}: returned {values[row]} for {about(row)}; expected a finite number.")
     return values
-
-
-def _size(raw: Any) -> int:
-    """The length of a list, array or tensor; -1 of what is none."""
-    try:
-        return -1 if isinstance(raw, (str, bytes)) else len(raw)
-    except TypeError:
-        return -1
-
-
-def _number(value: object) -> float:
-    if isinstance(value, (str, bytes)) or value is None:
-        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values")
-    try:
-        return float(value)  # type: ignore[arg-type]  # python, numpy and torch numbers all know float()
-    except (TypeError, ValueError):
-        raise TypeError(f"{value!r}, a {type(value).__name__}, among the values") from None
 
 
 def _culprit(function: Callable[..., Any], prompts: Sequence[Any], responses: Sequence[Any]) -> int | None:

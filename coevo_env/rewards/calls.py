@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import ConfigError, RewardError, RewardTimeout, real, whole
 from ..game.arguments import Matched, in_order
 from ..game.awaiting import start
+from ..game.returned import size
 from ..game.splits import identity
 
 __all__ = ["Calls", "call"]
@@ -110,8 +111,8 @@ class Calls:
             return asked([prompts[rows[key]] for key in part], [responses[rows[key]] for key in part])
 
         def keep(part: Sequence[Hashable], raw: Any) -> None:
-            if isinstance(raw, (str, bytes)) or not hasattr(raw, "__len__") or len(raw) != len(part):
-                what = f"{len(raw)} values" if hasattr(raw, "__len__") else f"a {type(raw).__name__}"
+            if (got := size(raw)) != len(part):
+                what = f"{got} values" if got >= 0 else f"a {type(raw).__name__}"
                 raise RewardError(f"returned {what} for {len(part)} responses; expected a list of one float for each.")
             for key, value in zip(part, raw, strict=True):
                 values[key] = value

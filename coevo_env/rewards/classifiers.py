@@ -47,14 +47,14 @@ def classifier_reward(
         model: A hub name or the directory of a saved model and its tokenizer.
         label: Name (any case) or index of the label to score.
         output: "logit" (any real number, the paper's reward), "probability" (in [0, 1]) or "signed"
-            (2 p - 1, in [-1, 1]).
+            (2 p - 1, in [-1, 1]). A regression has a "logit" only, its value.
         batch_size: Texts scored at a time.
         device: "cpu", "cuda", ...; None means CUDA where there is one, else CPU.
         separator: See `join_text`. The default fits tokenizers whose tokens carry their own spaces.
 
     Raises:
         ConfigError: Unknown output; when first called: the model cannot be loaded, lacks weights
-            (a language model is no classifier), has no such label, or CUDA is absent.
+            (a language model is no classifier), has no such label or output, or CUDA is absent.
         RewardError: When called: a prompt and a response that are no token together.
 
     Source: Ma et al., NeurIPS 2024, section 4.1: the logit of the positive class of
@@ -79,12 +79,25 @@ def classifier_reward(
             part = order[start : start + at_a_time]
             logits = _logits(tokenizer, network, [texts[i] for i in part])  # (B, labels)
             if output != "logit":
-                logits = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+                logits = _probabilities(str(model), network.config, logits)
             for i, value in zip(part, logits[:, index].tolist(), strict=True):
                 scores[i] = 2 * value - 1 if output == "signed" else value
         return scores
 
     return reward
+
+
+def _probabilities(model: str, config: Any, logits: Any) -> Any:
+    """What logits (B, labels) say of each label, by the rule of transformers' pipeline: labels that
+    do not exclude each other have a probability each."""
+    if config.problem_type == "regression":
+        raise ConfigError(
+            f"classifier_reward: {model!r} is a regression (its problem_type), whose values are no probabilities; "
+            "expected output='logit', which is its value."
+        )
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        return logits.sigmoid()
+    return logits.softmax(-1)
 
 
 def _logits(tokenizer: Any, network: Any, texts: Sequence[str]) -> Any:

@@ -9,13 +9,14 @@ depend on what else is in the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckFailed, ConfigError, whole
-from ..game.arguments import in_order
+from ..game.arguments import columns_of, in_order
+from ..game.returned import number, size
 from ..game.task import JointRewardFunction, Prompt, RewardFunction
 
 __all__ = ["check_joint_reward", "check_reward", "near", "short"]
@@ -160,7 +161,7 @@ def _check_terms(name: str, function: Any, asked: list[Prompt], said: list[Any],
 def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[Any], seats: int | None) -> np.ndarray:
     """The values of a batch, (B,), or of a joint term (B, N)."""
     what = f"{name}, called with {len(responses)} responses, the first being {short(responses[0])}"
-    given = list(prompts), list(responses)
+    given, before = (list(prompts), list(responses)), _columns(prompts)
     try:
         raw = function(*given)
     except Exception as error:
@@ -170,11 +171,13 @@ def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[Any
             else f"{seats} floats for each tuple of {seats}, for any text"
         )
         raise CheckFailed(what, f"{type(error).__name__}: {error}", expected) from error
-    if given != (prompts, responses):
-        raise CheckFailed(what, "its arguments changed by the call", "that it leaves the lists it is given alone")
+    if given != (prompts, responses) or _columns(prompts) != before:
+        raise CheckFailed(
+            what, "its arguments changed by the call", "that it leaves the lists it is given alone, and the columns"
+        )
     if seats is None:
         return _floats(what, raw, responses, f"one for each of the {len(responses)} responses")
-    if isinstance(raw, (str, bytes, Mapping)) or not hasattr(raw, "__len__"):
+    if size(raw) < 0:
         raise CheckFailed(what, f"a {type(raw).__name__}", f"a list of {len(responses)} lists, one for each episode")
     if len(raw) != len(responses):
         raise CheckFailed(
@@ -187,18 +190,21 @@ def _scores(name: str, function: Any, prompts: list[Prompt], responses: list[Any
     return np.stack(rows)
 
 
+def _columns(prompts: Sequence[Prompt]) -> list[str]:
+    """What the prompts carry, as it is now: columns may be lists, and need not be comparable."""
+    return [repr(columns_of(prompt)) for prompt in prompts]
+
+
 def _floats(what: str, raw: Any, texts: Sequence[Any], expected: str) -> np.ndarray:
-    if isinstance(raw, (str, bytes, Mapping)) or not hasattr(raw, "__len__"):
+    if size(raw) < 0:
         raise CheckFailed(what, f"a {type(raw).__name__}", f"a list of {len(texts)} floats")
     if len(raw) != len(texts):
         raise CheckFailed(what, f"{len(raw)} values", expected)
     values = []
     for text, value in zip(texts, raw, strict=True):
         try:
-            if value is None or isinstance(value, (str, bytes)):
-                raise TypeError
-            values.append(float(value))
-        except (TypeError, ValueError):
+            values.append(number(value))
+        except TypeError:
             raise CheckFailed(what, f"{value!r} for {short(text)}", "numbers only") from None
         if not math.isfinite(values[-1]):
             raise CheckFailed(what, f"{values[-1]} for {short(text)}", "finite numbers only")

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import runs
 
+from coevo_agents.cli import _agents, console, errors
+from coevo_agents.runs.config import Config
 from coevo_agents.runs.folder import read_config
 from coevo_agents.runs.given import own_data
+from coevo_agents.runs.settings import to_dict
 from coevo_env.errors import ConfigError
 
 MINE = """
@@ -49,7 +52,34 @@ def test_a_file_is_trained_on_shown_and_evaluated(place):
         assert done.returncode == 1 and "--reward mine:brief" in done.stderr
     assert not (place / "imported").exists()
     done = runs.coevo("eval", "run", "--reward", "mine:brief", "--json", cwd=place)
-    assert json.loads(done.stdout)["draws"] == 2, done.stderr
+    measured = json.loads(done.stdout)
+    assert (measured["draws"], measured["reward"]) == (2, "mine:brief"), done.stderr
+
+
+@pytest.mark.parametrize("given", [None, "length:3", "length:9", "mine:brief", "mine:other", ""])
+@pytest.mark.parametrize("task", [None, "own", "toy"])
+@pytest.mark.parametrize("paid", ["length:3", "mine:brief", None])
+def test_a_reward_that_is_not_the_runs_is_never_ignored(given, task, paid, tmp_path):
+    """The faults: eval took any --reward of a run whose reward is no code, and ran code unasked for
+    where the task was said once more."""
+    options = {"prompts": "rows.csv", "reward": paid} if paid else {}
+    run = Config(task="own" if paid else "toy", task_options=options, model="embedded")
+    (tmp_path / "config.json").write_text(json.dumps({"config": to_dict(run), "provenance": {}}))
+    (tmp_path / "agents" / "llm1").mkdir(parents=True)
+    (tmp_path / "agents" / "llm1" / "config.json").write_text("{}")
+    same = task in (None, run.task)
+    code = same and paid is not None and paid.startswith("mine")
+    right = given == paid if code else given is None or (same and given == paid)
+
+    def asked():
+        with _agents(str(tmp_path), task, given) as (config, _, _):
+            return config.task_options
+
+    if right:
+        assert asked() == (options if same else {})
+    else:
+        with pytest.raises(ConfigError, match=f"--reward {paid if code else given}"):
+            asked()
 
 
 def test_the_same_from_a_file_of_settings(place):
@@ -60,6 +90,13 @@ def test_the_same_from_a_file_of_settings(place):
     done = runs.coevo("train", "--config", "own.toml", *SHORT, "--out", "by-file", cwd=place)
     assert done.returncode == 0, done.stderr
     assert read_config(place / "by-file").task_options["templates"] == {"observer": "{responses}\n{prompt}"}
+
+
+@pytest.mark.parametrize("out", [console, errors])
+def test_a_name_between_colons_is_no_picture(out):
+    with out.capture() as captured:
+        out.print("--reward mine:b: and [red]mine:smile:[/]")
+    assert captured.get() == "--reward mine:b: and mine:smile:\n"
 
 
 def test_words_that_are_not_in_the_vocabulary_are_told(place):

@@ -1,5 +1,6 @@
 """Rewards: values by hand or by an oracle, and independence of the batch."""
 
+import itertools
 import math
 import shutil
 import sys
@@ -296,6 +297,37 @@ def test_classifier_agrees_with_the_pipeline(tiny_classifier):
             ["this movie was "] * 5, RESPONSES
         )
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [  # one label that excludes the others is no config
+        *itertools.product(["multi_label_classification", "regression", None], [1, 2, 3]),
+        *(("single_label_classification", labels) for labels in (2, 3)),
+    ],
+)
+def test_classifier_agrees_with_the_pipeline_for_every_kind_of_problem(tiny_classifier, kind, labels, tmp_path):
+    """The oracle is the pipeline with its own choice of what to apply."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, pipeline
+
+    named = {"id2label": {i: f"L{i}" for i in range(labels)}, "label2id": {f"L{i}": i for i in range(labels)}}
+    config = AutoConfig.from_pretrained(tiny_classifier, problem_type=kind, **named)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_classifier).save_pretrained(tmp_path)
+    oracle = pipeline("text-classification", model=str(tmp_path), device="cpu")
+    texts = [f"this movie was {response}" for response in RESPONSES]
+    for label in range(labels):
+        rows = [next(e["score"] for e in oracle(text, top_k=None) if e["label"] == f"L{label}") for text in texts]
+        for output, expected in (("probability", rows), ("signed", [2 * p - 1 for p in rows]), ("logit", rows)):
+            reward = rewards.classifier_reward(tmp_path, label, output=output, device="cpu")
+            if kind == "regression" and output != "logit":
+                with pytest.raises(ConfigError, match="is a regression"):
+                    reward(["this movie was "] * 5, RESPONSES)
+            elif kind == "regression" or output != "logit":
+                np.testing.assert_allclose(reward(["this movie was "] * 5, RESPONSES), expected, atol=1e-5)
 
 
 def test_classifier_cuts_what_it_cannot_read(tiny_classifier):

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coevo_env.errors import ConfigError, RewardError, RewardTimeout
 from coevo_env.faces.batch import BatchEnv
@@ -44,7 +46,6 @@ BY_NAME = {
     "the first says so": lambda questions, words: (questions, words),
     "answers to questions": lambda answers, questions: (questions, answers),
     "keywords": lambda *, responses, prompts: (prompts, responses),
-    "anything": lambda *args: args,
     "marked as unused": lambda _prompts, responses: (_prompts, responses),
     "defaults": lambda completions, prompts, scale=2: (prompts, completions) if scale == 2 else None,
     "a partial": functools.partial(lambda scale, completions, prompts: (prompts, completions), 3),
@@ -62,6 +63,63 @@ def test_every_order_of_names_is_the_same_reward():
         space: dict = {}
         exec(f"def reward({', '.join(order)}): return prompts, completions, label, answer", space)
         assert called(space["reward"]) == (PROMPTS, SAID, [10, 30], ["1", "3"]), order
+
+
+def _decorated(function, kind):
+    def by_place(*args):
+        return function(*args)
+
+    def by_any(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return functools.wraps(function)(by_any) if kind == "wraps" else {"args": by_place, "kwargs": by_any}[kind]
+
+
+@pytest.mark.parametrize("kind", ["args", "kwargs", "wraps"])
+@pytest.mark.parametrize("order", list(itertools.permutations(["prompts", "completions", "label", "answer"])))
+def test_a_decorated_reward_is_given_the_right_texts_or_none(order, kind):
+    """The fault: a decorator hid the names, so `(completions, prompts)` scored the prompts."""
+    space: dict = {}
+    exec(f"def reward({', '.join(order)}): return prompts, completions, label, answer", space)
+    if kind == "args":
+        with pytest.raises(ConfigError, match="does not say"):
+            called(_decorated(space["reward"], kind))
+    else:
+        assert called(_decorated(space["reward"], kind)) == (PROMPTS, SAID, [10, 30], ["1", "3"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    order=st.permutations(["prompts", "completions", "label", "level", "answer"]),
+    optional=st.sets(st.sampled_from(["label", "level", "answer"])),
+    slash=st.integers(0, 5),
+    star=st.integers(0, 5),
+    rest=st.booleans(),
+    bind=st.sets(st.sampled_from(["label", "level", "answer", "scale"])),
+    wrapped=st.booleans(),
+)
+def test_every_signature_is_given_what_is_bound_then_columns_then_defaults(
+    order, optional, slash, star, rest, bind, wrapped
+):
+    """The faults: a column won against what partial() had bound, and a default by place alone was a
+    TypeError. The oracle is the rule, in the order of this test's name."""
+    optional |= {"level"} - bind  # PROMPTS have a label and an answer, and no level
+    order = sorted(order, key=lambda name: name in optional)
+    places, named = order[: max(slash, star)], order[max(slash, star) :]
+    parts = [f"{name}='default'" if name in optional else name for name in places]
+    parts[slash:slash] = ["/"] if 0 < slash <= len(parts) else []
+    parts += ["*", *(f"{name}=None" if name in optional else name for name in named)] if named else []
+    space: dict = {}
+    exec(f"def reward({', '.join(parts + ['**rest'] * rest)}): return dict(locals())", space)
+    bind = bind - {*order[:slash]} - (set() if rest else {"scale"})
+    if "level" in order[:slash] and "level" not in optional:
+        return  # nothing can give it
+    function = functools.partial(space["reward"], **dict.fromkeys(bind, "bound")) if bind else space["reward"]
+    got = called(functools.wraps(function)(lambda *a, **k: function(*a, **k)) if wrapped else function)
+    got |= got.pop("rest", {})
+    given = {"prompts": PROMPTS, "completions": SAID, "label": [10, 30], "answer": ["1", "3"]}
+    default = {name: "default" if name in places else None for name in optional}
+    assert got == {**default, **given, **dict.fromkeys(bind, "bound")}
 
 
 def test_columns():
@@ -92,6 +150,7 @@ def test_prompts_with_other_columns_are_asked_about_apart():
     ("function", "message"),
     [
         (lambda a, b: b, "its parameters are a, b, which do not say"),
+        (lambda *args: args[1], r"it takes \*args, which does not say .* functools\.wraps"),
         (lambda prompts: prompts, "its parameters are prompts, which do not say"),
         (lambda prompts, answer: answer, "its parameters are prompts, answer, which do not say"),
         (lambda completions, responses: responses, "'responses', which is neither|do not say"),

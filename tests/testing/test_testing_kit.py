@@ -98,6 +98,20 @@ BAD_REWARDS = {
 }
 
 
+def test_a_reward_that_changes_a_column_is_named():
+    """A prompt is the same object for the whole run, and a column of it may be a list."""
+    prompts = [Prompt("a", info={"choices": ["x", "y"]}), Prompt("b", info={"choices": ["y"]})]
+
+    def pops(completions, choices):
+        return [
+            float(text in (names.pop() if len(names) > 1 else "x"))
+            for text, names in zip(completions, choices, strict=True)
+        ]
+
+    with pytest.raises(CheckFailed, match="changed by the call"):
+        check_reward(pops, prompts, ["x", "y"])
+
+
 def test_a_good_reward_passes_on_numpy_and_on_own_texts():
     assert len(check_reward(length)) == 5
     assert check_reward(lambda prompts, responses: np.array(length(prompts, responses), np.float32)) == check_reward(
