@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import CoevoError, ConfigError, MissingExtraError, unknown_name
 
 __all__ = ["ENDINGS", "Row", "check_columns", "hub_splits", "read_file", "split_files"]
@@ -183,10 +185,39 @@ def _text(file: Path) -> str:
 
 def _object(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=Written, object_pairs_hook=lambda pairs: _once(pairs, where))
     except (ValueError, RecursionError) as error:
         what = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
         raise ConfigError(f"{where} {what}. Expected one JSON object per line.") from None
+
+
+class Written(float):
+    """A number of a JSON file, which as text is what stands there: `0.10`, or more digits than a
+    float holds."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Written:
+        self = super().__new__(cls, text)
+        self.text = text
+        return self
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self):
+        return (Written, (self.text,))
+
+
+def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """A JSON object whose keys differ; `json` would silently take the last of equal ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ConfigError(f"{where}: the key {twice!r} stands twice in one object; expected different keys.")
+    return found
 
 
 def _jsonl(file: Path) -> Iterable[Row]:
@@ -280,9 +311,18 @@ def _parquet(file: Path) -> Iterable[Row]:
                 f"{file} unpacks to {size >> 20} MiB; expected at most {MAX_BYTES >> 20} MiB of prompts. Take a part "
                 "of it."
             )
-        return parquet.read_table(file).to_pylist()
+        table = parquet.read_table(file)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a Parquet file: {error}.") from error
+    names = table.column_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{file}: the column {twice[0]!r} stands there twice; expected different names.")
+    short = {n: str(t) for n, t in zip(names, table.schema.types, strict=True) if str(t) in ("float", "halffloat")}
+    for row in (rows := table.to_pylist()):
+        for name, kind in short.items():  # 0.1 in 32 bits is not 0.10000000149011612
+            if row[name] is not None:
+                row[name] = Written(str((np.float32 if kind == "float" else np.float16)(row[name])))
+    return rows
 
 
 READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
