@@ -298,6 +298,11 @@ def _check_answers(prompts: Sequence[Prompt], reward: str, spec: str, where: str
                 f"{where}: the prompt {str(prompt)[:60]!r} has no answer, and reward={spec!r} compares with one. Say "
                 "which column holds it: answer_column=NAME."
             )
+        if not prompt.answer.strip():
+            raise ConfigError(
+                f"{where}: the answer of prompt {number}, {str(prompt)[:60]!r}, is empty, and reward={spec!r} would "
+                "pay for saying nothing; expected text. Fill it in, or take the row out."
+            )
         if reward == "number" and gold_number(prompt.answer) is None:
             raise ConfigError(
                 f"{where}: the answer {prompt.answer[:60]!r} of prompt {number}, {str(prompt)[:60]!r}, is not one "

@@ -4,7 +4,6 @@ schemes, annealed mixing. Real, tiny runs."""
 from __future__ import annotations
 
 import functools
-import functools
 import json
 import math
 import tempfile
@@ -28,9 +27,7 @@ from coevo_agents.training.loop import Run
 from coevo_env.errors import ConfigError
 from coevo_env.faces.build import build
 from coevo_env.game.task import Task
-from coevo_env.game.task import Task
 from coevo_env.lm.model import LanguageModel
-from coevo_env.rewards import length_reward
 from coevo_env.rewards import length_reward
 from coevo_env.tasks import make_task
 from coevo_env.testing import tiny_lm
@@ -302,13 +299,6 @@ def written_game():
     return lm, build(task, lm, num_agents=1, max_new_tokens=80, max_context=400)[0]
 
 
-@functools.cache
-def written_game():
-    lm = tiny_lm(None, positions=512)
-    task = Task(name="t", train=["a"], test=["b"], rewards={"length": length_reward(3)})
-    return lm, build(task, lm, num_agents=1, max_new_tokens=80, max_context=400)[0]
-
-
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.lists(st.text(max_size=2), max_size=2)
 
 
@@ -335,7 +325,7 @@ def test_a_warm_start_reads_chats_as_agents_read_them(tmp_path):
     lm.tokenizer.hf.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     chats = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"q{i}"}] for i in range(20)]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": c, "answer": 1}) + "\n" for c in chats))
-    task = make_task("own", prompts=str(tmp_path / "chats.jsonl"), reward="number", max_new_tokens=9)
+    task = make_task("own", prompts=str(tmp_path / "chats.jsonl"), reward="number", max_new_tokens=9, max_context=300)
     rules, _ = build(task, lm, num_agents=1)
     prompt = task.prompt("train", 0)
     file = tmp_path / "pairs.jsonl"

@@ -425,3 +425,11 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     (tmp_path / "twice.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n')
     with pytest.raises(ConfigError, match="line 2: the key 'prompt' stands twice"):
         read_file(tmp_path / "twice.jsonl")
+
+
+@pytest.mark.parametrize("reward", ["exact", "number"])
+def test_a_cell_that_was_left_empty_is_no_answer(tmp_path, reward):
+    rows = [f"q{i},{i if i != 7 else ''}" for i in range(12)]
+    (tmp_path / "gap.csv").write_text("\n".join(["prompt,answer", *rows]))
+    with pytest.raises(ConfigError, match=r"the answer of prompt \d+, 'q7', is empty"):
+        own(tmp_path / "gap.csv", reward)
