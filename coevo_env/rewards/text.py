@@ -129,7 +129,8 @@ def exact_answer(extract: str | Callable[[str], str | None] = "last_number") -> 
     Raises:
         ConfigError: Unknown extractor.
         RewardError: When called: a prompt without an answer or with an empty one, or with
-            "last_number" and "first_number" one whose answer is no number, so that no response could be right.
+            "last_number" and "first_number" one whose answer is no number, so that no response
+            could be right.
 
     Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.2.
 
