@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coevo_env.assets.rows import check_columns, read_file
+from coevo_env.assets.prompts import cell, read_prompt
+from coevo_env.assets.rows import read_file
 from coevo_env.errors import ConfigError, NonFiniteError
 from coevo_env.game.rules import Rules
+from coevo_env.game.task import Prompt
 from coevo_env.lm.model import LanguageModel
 from coevo_env.rng import rng
 
@@ -33,8 +35,9 @@ class WarmStartConfig:
         steps: Optimiser steps; 0 switches it off.
         batch_size: Examples per step.
         learning_rate: Of Adam, constant.
-        file: A file with the columns "prompt" and "response", such as JSON lines; "" takes the
-            task's scripted responses to its training prompts.
+        file: Rows with "prompt" and "response", or "messages" that end with the assistant's, in any
+            kind of file that `coevo_env.assets.rows` reads; prompts are text or chats as those of
+            the task are. "" takes the task's scripted responses to its training prompts.
     """
 
     steps: int = 0
@@ -63,7 +66,7 @@ def examples(rules: Rules, file: str = "") -> list[tuple[list[int], list[int]]]:
     """
     task = rules.task
     if file:
-        pairs = _read(Path(file))
+        pairs = _read(Path(file).expanduser(), getattr(task.prompt("train", 0), "earlier", None) is not None)
     elif task.scripted is None:
         raise ConfigError(
             f"task {task.name!r} has no scripted policy to learn from; give warm_start.file, JSON lines with prompt "
@@ -74,11 +77,16 @@ def examples(rules: Rules, file: str = "") -> list[tuple[list[int], list[int]]]:
             (prompt, task.scripted(prompt, [])) for prompt in (task.prompt("train", i) for i in range(len(task.train)))
         ]
     made = []
-    for prompt, response in pairs:
+    for number, (prompt, response) in enumerate(pairs, start=1):
         context = rules.encode(task.render(prompt))
         tokens = [*rules.tokenizer.encode(response), rules.eos_id][: rules.max_new_tokens]
         if 0 < len(context) <= rules.max_context:
             made.append((context, tokens))
+        elif file:
+            raise ConfigError(
+                f"{file}, row {number}: the prompt {str(prompt)[:60]!r} has {len(context)} tokens as agents read it; "
+                f"expected 1 to max_context={rules.max_context}."
+            )
     if not made:
         raise ConfigError(
             f"the warm start has no examples that fit max_context={rules.max_context}; expected at least one."
@@ -134,6 +142,22 @@ def warm_start(
     return losses
 
 
-def _read(path: Path) -> list[tuple[str, str]]:
-    rows = check_columns(read_file(path), ["prompt", "response"], str(path), text=True)
-    return [(str(row["prompt"]), str(row["response"])) for row in rows]
+def _read(path: Path, chats: bool) -> list[tuple[Prompt, str]]:
+    """Prompts and responses of a file, read as the prompts of a task are."""
+    pairs = []
+    for number, row in enumerate(read_file(path), start=1):
+        prompt = read_prompt(row, number, str(path), "messages" if "messages" in row else "prompt")
+        response = prompt.answer if prompt.answer is not None else row.get("response")
+        if (prompt.earlier is not None) != chats:
+            have, want = ("text", "messages") if chats else ("messages", "text")
+            raise ConfigError(
+                f"{path}, row {number}: the prompt is {have}, and the prompts of the task are {want}, which agents "
+                "read in another way; expected what they read."
+            )
+        if response is None:
+            raise ConfigError(
+                f"{path}, row {number}: no response; expected the columns prompt and response, or messages whose last "
+                f"one is the assistant's; got the columns {[str(c) for c in row]}."
+            )
+        pairs.append((prompt, cell(response, f"{path}, row {number}, column 'response'")))
+    return pairs

@@ -10,6 +10,7 @@ curves move only when the agent does.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from coevo_env.faces.batch import BatchEnv
 from coevo_env.faces.build import build
 from coevo_env.game.kl import KLConfig
 from coevo_env.game.rollout import Rollout
+from coevo_env.game.splits import identity
 from coevo_env.game.task import Task
 from coevo_env.metrics import summarize
 
@@ -46,7 +48,8 @@ class Evaluation:
             of one draw for each prompt, and averaged over the draws.
         rewards: float64 (P * D,), task reward of each response, the draws for a prompt in a row.
         transcripts: The first draw for every prompt.
-        ci95: Half widths of 95 % t-intervals over prompts, of reward and kl; {} for one prompt.
+        ci95: Half widths of 95 % t-intervals over prompts, of reward and kl,
+            each where there is one (see `half_width`).
     """
 
     metrics: dict[str, float]
@@ -77,6 +80,7 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
     rewards, kl, tokens, logprob = np.zeros(size * draws), np.zeros(size * draws), 0, 0.0
     terms: dict[str, list[np.ndarray]] = {}
     texts: list[str] = []
+    asked: list[Hashable] = []
     ids: list[list[int]] = []
     transcripts: list[dict[str, Any]] = []
     for start in range(0, size * draws, size):  # as large as a batch of an evaluation in training
@@ -89,6 +93,7 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
         for term, values in game.scores.terms.items():
             terms.setdefault(term, []).append(values)
         texts += [episode.turns[0].text for episode in game.episodes]
+        asked += [identity(episode.prompt) for episode in game.episodes]
         ids += rollout.token_lists()
         transcripts += game.transcripts([row for row in range(size) if (start + row) % draws == 0])
     diverse = [summarize(texts[draw::draws], ids[draw::draws], eos) for draw in range(draws)]
@@ -99,7 +104,9 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
         **{f"reward/{term}": float(np.concatenate(values).mean()) for term, values in terms.items()},
         **{key: float(np.mean([one[key] for one in diverse])) for key in diverse[0]},
     }
-    widths = {tag: half_width(all_.reshape(size, draws)) for tag, all_ in (("reward", rewards), ("kl", kl))}
+    widths = {
+        tag: half_width(all_.reshape(size, draws), asked[::draws]) for tag, all_ in (("reward", rewards), ("kl", kl))
+    }
     return Evaluation(metrics, rewards, transcripts, {tag: w for tag, w in widths.items() if w is not None})
 
 

@@ -1,34 +1,47 @@
 """How far a mean over prompts can be trusted: the half width of its 95 % t-interval.
 
 One idea: prompts are what was drawn, so their means are the sample; several draws for one prompt
-make its own mean better known, and are no further prompts. The quantile is exact and needs no
-statistics library.
+make its own mean better known, and are no further prompts, nor are rows that repeat one. The
+quantile is exact and needs no statistics library.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 __all__ = ["half_width", "t_probability", "t_quantile"]
 
 
-def half_width(values: np.ndarray, level: float = 0.95) -> float | None:
-    """Half the width of the t-interval of the mean over prompts; None for fewer than two, whose
-    spread is not known.
+def half_width(values: np.ndarray, prompts: Sequence[Hashable] | None = None, level: float = 0.95) -> float | None:
+    """Half the width of the t-interval of the mean over rows, of which those of one prompt count as
+    one draw of a prompt.
 
     Args:
-        values: float (P, D), D draws for each of P prompts.
+        values: float (P, D), D draws for each of P rows.
+        prompts: What the rows are about; None means P different prompts.
         level: Share of such intervals that hold the true mean.
+
+    Returns:
+        None where the spread is not known: for fewer than two prompts, and where their means are
+        all equal, for a rare success that was not drawn looks like none (an interval of ±0).
+
+    Source: the linearised variance of a mean of clusters; Cochran, "Sampling Techniques", 1977.
 
     >>> round(half_width(np.array([[1.0, 1.0], [2.0, 4.0], [5.0, 1.0]])), 4)  # means 1, 3, 3
     2.8684
     """
-    means = values.mean(1)
-    if len(means) < 2:
+    prompts = range(len(values)) if prompts is None else prompts
+    number = {prompt: k for k, prompt in enumerate(dict.fromkeys(prompts))}
+    keys = [number[prompt] for prompt in prompts]
+    sizes = np.bincount(keys)
+    means, count = np.bincount(keys, values.mean(1)) / sizes, len(sizes)
+    if count < 2 or np.ptp(means) <= 1e-12 * np.abs(means).max():  # equal but for the rounding of sums
         return None
-    return t_quantile(level, len(means) - 1) * float(means.std(ddof=1)) / math.sqrt(len(means))
+    parts = sizes / sizes.sum() * (means - values.mean())
+    return t_quantile(level, count - 1) * math.sqrt(count / (count - 1) * float(np.sum(parts**2)))
 
 
 def t_quantile(level: float, freedom: int) -> float:

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import CoevoError, ConfigError, MissingExtraError, unknown_name
 
 __all__ = ["ENDINGS", "Row", "check_columns", "hub_splits", "read_file", "split_files"]
@@ -199,10 +201,39 @@ def _object(text: str, where: str) -> Any:
             "as JSON lines."
         )
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=Written, object_pairs_hook=lambda pairs: _once(pairs, where))
     except (ValueError, RecursionError) as error:
         what = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
         raise ConfigError(f"{where} {what}. Expected one JSON object per line.") from None
+
+
+class Written(float):
+    """A number of a JSON file, which as text is what stands there: `0.10`, or more digits than a
+    float holds."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Written:
+        self = super().__new__(cls, text)
+        self.text = text
+        return self
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self):
+        return (Written, (self.text,))
+
+
+def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """A JSON object whose keys differ; `json` would silently take the last of equal ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ConfigError(f"{where}: the key {twice!r} stands twice in one object; expected different keys.")
+    return found
 
 
 def _jsonl(file: Path) -> Iterable[Row]:
@@ -298,7 +329,14 @@ def _parquet(file: Path) -> Iterable[Row]:
             )
         # a value can be written down once for all rows, so that few are unpacked at a time
         batch, size = max(1, min(1024, MAX_BYTES // max(1, size))), 0
-        for part in parquet.ParquetFile(file).iter_batches(batch):
+        opened = parquet.ParquetFile(file)
+        names, types = opened.schema_arrow.names, opened.schema_arrow.types
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"{file}: the column {twice[0]!r} stands there twice; expected different names.")
+        short = {
+            name: str(kind) for name, kind in zip(names, types, strict=True) if str(kind) in ("float", "halffloat")
+        }
+        for part in opened.iter_batches(batch):
             for row in part.to_pylist():
                 size += _extent(row)
                 if size > MAX_BYTES:
@@ -306,6 +344,9 @@ def _parquet(file: Path) -> Iterable[Row]:
                         f"{file} unpacks to more than {MAX_BYTES >> 20} MiB; expected at most that much of prompts. "
                         "Take a part of it."
                     )
+                for name, kind in short.items():  # 0.1 in 32 bits is not 0.10000000149011612
+                    if row[name] is not None:
+                        row[name] = Written(str((np.float32 if kind == "float" else np.float16)(row[name])))
                 yield row
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a Parquet file: {error}.") from error

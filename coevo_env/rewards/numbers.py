@@ -4,7 +4,8 @@ One idea: a number is found in a text after the marks of typesetting have gone, 
 may have a unit behind its number. What is not one number is None and never a part of it.
 
 A per cent sign is a unit: "10%" is 10. Fractions ("3/4") are text, because "24/4 = 6" ends with
-one number and not with two.
+one number and not with two. So are powers, products and words of scale ("5²", "2 ½", "5 million"):
+where a response is searched, such a number is found whole, and equals no other.
 """
 
 from __future__ import annotations
@@ -14,13 +15,28 @@ from decimal import Decimal
 
 __all__ = ["find_numbers", "gold_number", "parse_number"]
 
+_SMALL = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u207f\u2080-\u2089\u2150-\u215e"
+"""Powers, indices and vulgar fractions, which are one number with what stands before."""
+_SCALES = (
+    r"(?:hundred|thousand|thou|[a-z]*illion|[a-z]*illiard|dozen|lakh|lac|crore|score|halve|third|quarter|fourth|fifth|"
+    r"sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|[a-z]*illionth)s?|half|gross|k|bn|mn|mln|tn|trn"
+)
+"""Words behind a number that make another number of it."""
+_OPERATIONS = (
+    r"or|and|of|pi|squared|cubed|factorial|mod|modulo|minus|plus|times|over|power|choose|divided|multiplied|root|sqrt|"
+    r"below|under|less|fewer|more|negative|short|before|ago|bc|bce"
+)
+"""Words behind a number that may change what it is."""
 # One number: an optional sign that is not a minus between operands ("5-3" holds 5 and 3), an
 # optional currency sign, digits with or without thousands separators, decimals, an exponent.
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\].])[-−])?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)"
-    r"(?:[eE][-+]?\d{1,3}(?![\w.]))?",
+    r"(?:(?<![\w)\].])[-−–])?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)"
+    r"(?:[eE][-+]?\d{1,3}(?!\w|\.\d))?"
+    # What makes another number of it belongs to it, and then it is not one that can be compared.
+    rf"(?:[ \u00a0]?[{_SMALL}]+|[ \u00a0-](?i:{_SCALES})\b)?",
     re.ASCII,
 )
+_PLAIN = re.compile(r"[-−–$€£\d,.]+(?:[eE][-+]?\d+)?", re.ASCII)
 _TYPESET = (
     (re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|[\u2009\u202f])(?=\d{3}(?!\d))"), ","),  # 9{,}500, 10,\!080, 9\,500
     (re.compile(r"\\([$%])"), r"\1"),  # \$18, 10\%
@@ -33,11 +49,13 @@ _WRAPPED = (
     re.compile(r"\*{1,2}(.+?)\*{1,2}", re.DOTALL),
 )
 _PERCENT = re.compile(r"\s*%$")
-_CURRENCY = re.compile(r"^[$€£]\s*(?=[-−.\d])|(?<=\d)\s*[€£$]$")
+_CURRENCY = re.compile(r"^[$€£]\s*(?=[-−–.\d])|(?<=\d)\s*[€£$]$")
 _UNIT = re.compile(
-    r"(?!.*\b(?:or|and|hundreds?|thousands?|[mbtr]illions?|dozens?|k)\b)"  # more than one number, or another
-    r"(?:\s*[°/]\s*[^\W\d_]|\s+[^\W\d_]|(?<=\d)(?!(?:st|nd|rd|th)\b)[^\W\d_]{2})\D*",
-    re.IGNORECASE | re.DOTALL,
+    rf"(?!.*\b(?i:{_SCALES}|{_OPERATIONS})\b)"  # more than one number, or another
+    r"(?!\s*(?:[^\W\d_ghmlsLJNWV]|[^\W\d_]!)(?!\w))"  # of letters alone these are units
+    r"(?:\s*[°/]\s*[^\W\d_]|\s+[^\W\d_]|(?<=\d)(?!(?:st|nd|rd|th)\b)[^\W\d_]{2})"
+    r"(?:[^\W\d_]|(?<=[^\W\d_])[\u00b2\u00b3]|[\s.,;:/'’()°·-])*",  # no digit, sign or fraction
+    re.DOTALL,
 )
 
 
@@ -68,7 +86,7 @@ def parse_number(text: str) -> Decimal | None:
     text = _PERCENT.sub("", _bare(text))
     text = _CURRENCY.sub("", text).strip()
     match = _NUMBER.fullmatch(text)
-    return _decimal(match.group()) if match else None
+    return _decimal(match.group()) if match and _PLAIN.fullmatch(match.group()) else None
 
 
 def gold_number(text: str) -> Decimal | None:
@@ -81,7 +99,7 @@ def gold_number(text: str) -> Decimal | None:
         return number
     text = _CURRENCY.sub("", _bare(text))
     match = _NUMBER.match(text)
-    if match and _UNIT.fullmatch(text, match.end()):
+    if match and _PLAIN.fullmatch(match.group()) and _UNIT.fullmatch(text, match.end()):
         return _decimal(match.group())
     return None
 
@@ -95,10 +113,10 @@ def _bare(text: str) -> str:
         for pattern in _WRAPPED:
             if match := pattern.fullmatch(text):
                 text = next(group for group in match.groups() if group is not None).strip()
-        if text.endswith((".", ",", ";", "!")):
+        if text.endswith((".", ",", ";")):
             text = text[:-1].strip()
     return text
 
 
 def _decimal(text: str) -> Decimal:
-    return Decimal(re.sub(r"[,$€£]", "", text).replace("−", "-"))
+    return Decimal(re.sub(r"[,$€£]", "", text).replace("−", "-").replace("–", "-"))

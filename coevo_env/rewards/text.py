@@ -113,9 +113,10 @@ def _extractor(extract: str | Callable[[str], str | None]) -> Callable[[str], st
 def exact_answer(extract: str | Callable[[str], str | None] = "last_number") -> RewardFunction:
     """1 where the answer extracted from the response equals `prompt.answer`, else 0.
 
-    Two numbers are compared as numbers ("$1,200" equals "1200.0", "9{,}500" equals "9500"), and a
-    unit behind the number of the gold answer does not count ("72 apples" is 72); anything else is
-    compared as text without case and outer white space.
+    Two numbers are compared as numbers ("$1,200" equals "1200.0", "9{,}500" equals "9500"). Where
+    a number is searched, a unit behind that of the gold answer does not count ("72 apples" is 72).
+    Anything else is compared as text without case and outer white space, and so is what is a name
+    in digits ("007" is not "7").
 
     Args:
         extract: "last_number" (the default, CORY's reward on GSM8K), "first_number", "text" (the
@@ -127,8 +128,9 @@ def exact_answer(extract: str | Callable[[str], str | None] = "last_number") -> 
 
     Raises:
         ConfigError: Unknown extractor.
-        RewardError: When called: a prompt without an answer, or with "last_number" and
-            "first_number" one whose answer is no number, so that no response could be right.
+        RewardError: When called: a prompt without an answer or with an empty one, or with
+            "last_number" and "first_number" one whose answer is no number, so that no response
+            could be right.
 
     Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.2.
 
@@ -140,7 +142,8 @@ def exact_answer(extract: str | Callable[[str], str | None] = "last_number") -> 
     numeric = extractor in (last_number, first_number)
 
     def reward(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        return [float(_equal(extractor(r), _gold(p, numeric))) for p, r in zip(prompts, responses, strict=True)]
+        golds = [_gold(prompt, numeric) for prompt in prompts]
+        return [float(_equal(extractor(r), gold, numeric)) for gold, r in zip(golds, responses, strict=True)]
 
     return reward
 
@@ -152,6 +155,11 @@ def _gold(prompt: str, numeric: bool) -> str:
             f"exact_answer: the prompt {str(prompt)[:60]!r} has no answer; expected a Prompt with one. "
             "Build the task's prompts as coevo_env.Prompt(text, answer='...')."
         )
+    if not str(answer).strip():
+        raise RewardError(
+            f"exact_answer: the answer of the prompt {str(prompt)[:60]!r} is empty, so silence would be right; "
+            "expected text."
+        )
     if numeric and gold_number(str(answer)) is None:
         raise RewardError(
             f"exact_answer: the answer {str(answer)[:60]!r} of the prompt {str(prompt)[:60]!r} is not one number, and "
@@ -160,13 +168,22 @@ def _gold(prompt: str, numeric: bool) -> str:
     return str(answer)
 
 
-def _equal(got: str | None, gold: str) -> bool:
+def _equal(got: str | None, gold: str, numeric: bool) -> bool:
     if got is None:
         return False
-    a, b = parse_number(got), gold_number(gold)
-    if a is not None and b is not None:
-        return a == b
-    return got.strip().casefold() == gold.strip().casefold()
+    if numeric:
+        a, b = parse_number(got), gold_number(gold)
+        return a is not None and a == b
+    if got.strip().casefold() == gold.strip().casefold():
+        return True
+    a, b = parse_number(got), parse_number(gold)
+    marks = {mark for text in (got, gold) for mark in "$€£%" if mark in text}
+    return a is not None and a == b and len(marks) < 2 and not (_name(got) or _name(gold))
+
+
+def _name(text: str) -> bool:
+    """Whether digits are a name and no number: `007`, `0123`."""
+    return text.strip().lstrip("-−–").startswith("0") and text.strip().lstrip("-−–")[1:2].isdigit()
 
 
 # ------------------------------------------------------------------------------------ simple shapes

@@ -37,13 +37,12 @@ Version history: 1 (0.2.0).
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..assets.prompts import read_prompt
 from ..assets.rows import Row, check_columns, hub_splits, read_file, split_files
 from ..errors import ConfigError, real, unknown_name, whole
 from ..game.splits import SPLITS, common, identity, split_off
@@ -141,10 +140,10 @@ def _prompts(
     rows: Mapping[str, Sequence[Row]], where: str, columns: Any, split_column: str | None, max_context: int
 ) -> dict[str, list[Prompt]]:
     """The rows of each split as prompts."""
-    skipped = {split_column} if split_column else set()
+    skipped = {split_column} if split_column else ()
     return {
         split: [
-            _prompt(row, number, f"{where} ({split})", columns, skipped, max_context)
+            _short(read_prompt(row, number, f"{where} ({split})", *columns, skipped), number, where, max_context)
             for number, row in enumerate(part, start=1)
         ]
         for split, part in rows.items()
@@ -208,73 +207,13 @@ def _columns(rows: Sequence[Row], where: str, prompt: str | None, answer: str | 
     return prompt, answer or ("answer" if "answer" in rows[0] else None)
 
 
-def _prompt(
-    row: Row, number: int, where: str, columns: tuple[str, str | None], skipped: set[str], max_context: int
-) -> Prompt:
-    prompt, answer = columns
-    check_columns([row], [c for c in columns if c], where, first=number)
-    at = f"{where}, row {number}"
-    value, earlier, learned = row[prompt], None, None
-    if isinstance(value, str) and re.match(r"\s*\[\s*\{\s*['\"](role|content)['\"]", value):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ConfigError(
-                f"{at}: the column {prompt!r} holds messages as Python writes them, {value[:60]!r}, which nobody "
-                "should read as a prompt; expected JSON. Save the data as JSONL or Parquet."
-            ) from None
-    if isinstance(value, list):
-        value, earlier, learned = _chat(value, f"{at}, column {prompt!r}")
-    text = _plain(value, f"{at}, column {prompt!r}")
-    if not text.strip():
-        raise ConfigError(f"{at}: the prompt is {text!r}; expected text.")
-    if len(text) > LONGEST * max_context:
+def _short(prompt: Prompt, number: int, where: str, max_context: int) -> Prompt:
+    if len(prompt) > LONGEST * max_context:
         raise ConfigError(
-            f"{at}: the prompt has {len(text)} characters, more than fit max_context={max_context} tokens in any "
-            "tokenizer; shorten it, or raise max_context."
+            f"{where}, row {number}: the prompt has {len(prompt)} characters, more than fit max_context={max_context} "
+            "tokens in any tokenizer; shorten it, or raise max_context."
         )
-    gold = learned if answer is None else _plain(row[answer], f"{at}, column {answer!r}")
-    info = {str(c): v for c, v in row.items() if c not in {*columns, *skipped}}
-    return Prompt(text, answer=gold, info=info, earlier=earlier)
-
-
-def _plain(value: Any, where: str) -> str:
-    """A cell as text; what Python would write in its own way is refused."""
-    if isinstance(value, bool):
-        return json.dumps(value)
-    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ConfigError(f"{where} holds {value!r:.80}, a {type(value).__name__}; expected text, or messages.")
-    text = str(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(
-            f"{where} holds half of a character ({text[:40]!a}), which is no text; was it cut in the middle?"
-        ) from None
-    return text
-
-
-def _chat(value: list[Any], where: str) -> tuple[str, list[dict[str, str]], str | None]:
-    """The last user message, those before it, and the assistant's answer to it where there is
-    one."""
-    messages = []
-    for message in value:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise ConfigError(f"{where} holds {message!r:.80} in a list; expected messages, {{role, content}}.")
-        content = message["content"]
-        if isinstance(content, list) and all(isinstance(c, Mapping) and c.get("type") == "text" for c in content):
-            content = "".join(str(part.get("text", "")) for part in content)
-        if not isinstance(content, str):
-            raise ConfigError(
-                f"{where}: the content of a message is {content!r:.80}; expected text (pictures and calls of tools "
-                "cannot be played)."
-            )
-        messages.append({"role": _plain(message["role"], where), "content": _plain(content, where)})
-    learned = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else None
-    if not messages or messages[-1]["role"] != "user":
-        roles = [message["role"] for message in messages]
-        raise ConfigError(f"{where} has messages of the roles {roles}; expected the last one to be the user's.")
-    return messages[-1]["content"], messages[:-1], learned
+    return prompt
 
 
 def _kind(found: Mapping[str, Sequence[Prompt]], where: str) -> str:
@@ -358,6 +297,11 @@ def _check_answers(prompts: Sequence[Prompt], reward: str, spec: str, where: str
             raise ConfigError(
                 f"{where}: the prompt {str(prompt)[:60]!r} has no answer, and reward={spec!r} compares with one. Say "
                 "which column holds it: answer_column=NAME."
+            )
+        if not prompt.answer.strip():
+            raise ConfigError(
+                f"{where}: the answer of prompt {number}, {str(prompt)[:60]!r}, is empty, and reward={spec!r} would "
+                "pay for saying nothing; expected text. Fill it in, or take the row out."
             )
         if reward == "number" and gold_number(prompt.answer) is None:
             raise ConfigError(

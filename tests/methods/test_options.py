@@ -3,12 +3,18 @@ schemes, annealed mixing. Real, tiny runs."""
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from runs import assert_same_run, coevo, config, lines, same_state, save_tiny, train
 
 from coevo_agents.learners.learner import LEARNERS
@@ -20,7 +26,10 @@ from coevo_agents.runs.folder import save_initial
 from coevo_agents.training.loop import Run
 from coevo_env.errors import ConfigError
 from coevo_env.faces.build import build
+from coevo_env.game.task import Task
 from coevo_env.lm.model import LanguageModel
+from coevo_env.rewards import length_reward
+from coevo_env.tasks import make_task
 from coevo_env.testing import tiny_lm
 
 
@@ -272,7 +281,7 @@ def test_warm_start_examples_from_a_file(tmp_path):
     file.write_text('{"prompt": "2", "response": "3 4"}\n\n{"prompt": "1", "response": ""}\n')
     assert examples(rules, str(file)) == [([2], [3, 4, 0]), ([1], [0])]
     file.write_text('{"prompt": "2", "response": "3 4"}\n{"prompt": "2"}\n')
-    with pytest.raises(ConfigError, match=r"pairs\.jsonl, row 2: no value in the column 'response'"):
+    with pytest.raises(ConfigError, match=r"pairs.jsonl, row 2: no response; expected the columns prompt and response"):
         examples(rules, str(file))
     file.write_text('{"prompt": "' + "1 " * 99 + '", "response": "3 4"}\n')
     with pytest.raises(ConfigError, match="no examples that fit"):
@@ -289,6 +298,55 @@ def test_warm_start_examples_from_a_file(tmp_path):
         examples(rules, str(tmp_path / "nothing.jsonl"))
     with pytest.raises(ConfigError, match="steps=-1"):
         WarmStartConfig(steps=-1)
+
+
+@functools.cache
+def written_game():
+    lm = tiny_lm(None, positions=512)
+    task = Task(name="t", train=["a"], test=["b"], rewards={"length": length_reward(3)})
+    return lm, build(task, lm, num_agents=1, max_new_tokens=80, max_context=400)[0]
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.lists(st.text(max_size=2), max_size=2)
+
+
+@given(VALUES | st.text(max_size=4), VALUES | st.text(max_size=4))
+def test_a_warm_start_teaches_texts_and_nothing_that_python_writes(prompt, response):
+    def is_text(value):  # or a number
+        return isinstance(value, str) or (isinstance(value, (int, float)) and math.isfinite(value))
+
+    lm, rules = written_game()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pairs.jsonl"
+        file.write_text(json.dumps({"prompt": prompt, "response": response}))
+        if not is_text(prompt) or not is_text(response) or not str(prompt).strip():
+            with pytest.raises(ConfigError, match=r"pairs.jsonl, row 1"):
+                examples(rules, str(file))
+            return
+        ((context, tokens),) = examples(rules, str(file))
+    said = [json.dumps(v) if not isinstance(v, str) else v for v in (prompt, response)]
+    assert [lm.tokenizer.decode(context), lm.tokenizer.decode(tokens)] == said
+
+
+def test_a_warm_start_reads_chats_as_agents_read_them(tmp_path):
+    lm = tiny_lm(None, positions=512)
+    lm.tokenizer.hf.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    chats = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"q{i}"}] for i in range(20)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": c, "answer": 1}) + "\n" for c in chats))
+    task = make_task("own", prompts=str(tmp_path / "chats.jsonl"), reward="number", max_new_tokens=9, max_context=300)
+    rules, _ = build(task, lm, num_agents=1)
+    prompt = task.prompt("train", 0)
+    file = tmp_path / "pairs.jsonl"
+    messages = [*prompt.earlier, {"role": "user", "content": str(prompt)}]
+    for row in ({"prompt": messages, "response": "4"},
+                {"messages": [*messages, {"role": "assistant", "content": "4"}]}):  # fmt: skip
+        file.write_text(json.dumps(row))
+        ((context, tokens),) = examples(rules, str(file))
+        assert context == rules.encode(task.render(prompt)) and lm.tokenizer.decode(context).startswith("<system>")
+        assert lm.tokenizer.decode(tokens) == "4"
+    file.write_text('{"prompt": "q3", "response": "3"}')
+    with pytest.raises(ConfigError, match="row 1: the prompt is text, and the prompts of the task are messages"):
+        examples(rules, str(file))
 
 
 def test_a_full_disk_during_the_warm_start(model, tmp_path, monkeypatch):

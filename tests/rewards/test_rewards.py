@@ -88,6 +88,15 @@ def test_numbers_in_text(text, first, last):
         ("72 apples", "27 apples", 0),
         ("10%", "0.1", 0),
         ("9{,}500", "500", 0),
+        ("100", "It is 1e2.", 1),
+        ("0.0025", "2.5e-3.", 1),
+        ("-5", "It is –5", 1),
+        ("5", "pages 3–5", 1),
+        ("5", "5 million", 0),
+        ("5", "5²", 0),
+        ("2", "2 ½ cups", 0),
+        ("5", "It is 5!", 1),
+        ("3 m²", "3", 1),
     ],
 )
 def test_exact_answer_compares_numbers(gold, response, expected):
@@ -116,13 +125,44 @@ def test_a_number_is_the_same_however_it_is_written(number, around, front, behin
     assert reward([other] * 2, said) == reward([shown_other] * 2, said) == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("gold", ["Paris", "3/4", "3 or 4", "12:30", "5 million", "1, 2", "5 ft 6 in", ""])
+@pytest.mark.parametrize("gold", ["Paris", "3/4", "3 or 4", "12:30", "5 million", "1, 2", "5 ft 6 in"])
 def test_a_gold_answer_that_no_number_can_equal_is_refused(gold):
     assert rewards.gold_number(gold) is None
     for extract in ("last_number", "first_number"):
         with pytest.raises(RewardError, match=r"is not one number, .*extract='text'"):
             rewards.exact_answer(extract)([Prompt("q", answer=gold)], [gold])
     assert rewards.exact_answer("text")([Prompt("q", answer=gold)], [f" {gold.upper()} "]) == [1.0]
+
+
+OTHER = ["½", " ½", "²", "⁻³", "!", " trillion", " M", " B", " bn", " mn", " lakh", " crore", " thirds", " quarters",
+         " pi", " π", "π", " x", " i", " squared", " factorial", " degrees below zero", " less than 3", " √", " × n",
+         "^n", " to the power of n", " minus y", " ± z", "!!", "M", "k", " hundredths", " halves"]  # fmt: skip
+
+
+@given(st.integers(0, 10**6), st.sampled_from(OTHER))
+def test_what_makes_another_number_of_a_gold_answer_is_refused_and_of_a_response_is_another(number, behind):
+    assert rewards.gold_number(f"{number}{behind}") is None
+    if behind.strip() in {"½", "²", "⁻³", "trillion", "bn", "mn", "lakh", "crore", "thirds", "quarters", "halves"}:
+        gold = Prompt("q", answer=str(number))
+        assert rewards.exact_answer()([gold], [f"It is {number}{behind}."]) == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "expected"),
+    [
+        ("7 Rings", "7", 0),
+        ("10 Downing Street", "10", 0),
+        ("4 July", "4", 0),
+        ("4 July", "4 JULY ", 1),
+        ("007", "7", 0),
+        ("007", "007", 1),
+        ("0.5", ".5", 1),
+        ("$5", "5%", 0),
+        ("$5", "$5.00", 1),
+    ],
+)
+def test_where_the_whole_text_counts_it_is_equal_or_the_same_number(gold, response, expected):
+    assert rewards.exact_answer("text")([Prompt("q", answer=gold)], [response]) == [float(expected)]
 
 
 def test_a_unit_in_a_response_is_not_ignored_where_all_of_it_counts():
@@ -137,6 +177,12 @@ def test_exact_answer_extractors():
     assert rewards.exact_answer("first_number")([Prompt("2+3=", answer="5")], ["5\n4+4=8"]) == [1.0]
     with pytest.raises(ConfigError, match="Did you mean 'last_number'"):
         rewards.exact_answer("last_numbr")
+
+
+@given(st.text(" \t\n\u00a0", max_size=4), st.text(max_size=4), st.sampled_from(["text", "last_number", str.strip]))
+def test_no_response_equals_an_empty_answer(gold, response, extract):
+    with pytest.raises(RewardError, match="is empty, so silence would be right"):
+        rewards.exact_answer(extract)([Prompt("q", answer=gold)], [response])
 
 
 def test_exact_answer_needs_an_answer():

@@ -9,13 +9,16 @@ import hashlib
 import json
 import pickle
 import sys
+import tempfile
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coevo_env.assets.prompts import read_prompt
 from coevo_env.assets.rows import read_file, split_files
 from coevo_env.errors import CoevoError, ConfigError, MissingExtraError
 from coevo_env.game.splits import SPLITS, common, split_off
@@ -391,3 +394,42 @@ def test_own_tasks_keep_their_promises(tmp_path):
     assert own(file).templates["observer"] == "{prompt}{responses}\n{prompt}"
     assert own(file, templates={"pioneer": "Q: {prompt}"}).render("x") == "Q: x"
     assert "own" in BUILTIN_TASKS and own(file, name="mine").name == "mine"
+
+
+# ---------------------------------------------------------------- numbers keep their value
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=9))
+def test_a_number_of_a_json_file_is_the_one_that_stands_there(number):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "numbers.jsonl"
+        file.write_text("".join(f'{{"prompt": "q{i}", "answer": {number:f}}}\n' for i in range(3)))
+        for row in read_file(file):
+            prompt = read_prompt(row, 1, "numbers", "prompt", "answer")
+            assert Decimal(prompt.answer) == number and pickle.loads(pickle.dumps(row)) == row
+
+
+def test_a_short_float_of_a_parquet_file_is_the_shortest_number_that_it_can_be(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    written = ["0.1", "2.675", "16777216.0", "-1e-07", "3.1415927"]
+    columns = {"prompt": list("abcde"), "answer": pyarrow.array(map(float, written), pyarrow.float32())}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "short.parquet")
+    got = [read_prompt(row, 1, "short", "prompt", "answer").answer for row in read_file(tmp_path / "short.parquet")]
+    assert list(map(Decimal, got)) == list(map(Decimal, written))
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["prompt", "prompt"])
+    parquet.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(ConfigError, match="the column 'prompt' stands there twice"):
+        read_file(tmp_path / "twice.parquet")
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "twice.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n')
+    with pytest.raises(ConfigError, match="line 2: the key 'prompt' stands twice"):
+        read_file(tmp_path / "twice.jsonl")
+
+
+@pytest.mark.parametrize("reward", ["exact", "number"])
+def test_a_cell_that_was_left_empty_is_no_answer(tmp_path, reward):
+    rows = [f"q{i},{i if i != 7 else ''}" for i in range(12)]
+    (tmp_path / "gap.csv").write_text("\n".join(["prompt,answer", *rows]))
+    with pytest.raises(ConfigError, match=r"the answer of prompt \d+, 'q7', is empty"):
+        own(tmp_path / "gap.csv", reward)

@@ -89,7 +89,7 @@ def test_draws_for_a_prompt_have_noise_of_their_own_and_are_averaged(model, tmp_
     assert result.rewards.shape == (prompts * 4,) and len(result.transcripts) == prompts
     assert len({t["prompt"] for t in result.transcripts}) == prompts
     assert result.metrics["reward"] == pytest.approx(result.rewards.mean())
-    assert result.ci95["reward"] == half_width(result.rewards.reshape(prompts, 4))
+    assert result.ci95.get("reward") == half_width(result.rewards.reshape(prompts, 4))
     noise = uniforms(game.rules.seed, range(prompts * 4), 0, 2)
     assert len(np.unique(noise, axis=0)) == prompts * 4
     one = evaluation_game(settings, game.rules.task, reference, split="test")
@@ -149,3 +149,38 @@ def test_the_interval_is_over_prompts_and_holds_the_mean_as_often_as_it_says():
         values = draw.normal(size=(6, 1)) + draw.normal(size=(6, 4))
         hits += abs(values.mean()) <= half_width(values)
     assert abs(hits / 2000 - 0.95) < 0.015  # three standard errors
+
+
+def test_rows_that_repeat_a_prompt_are_one_prompt():
+    draw = np.random.default_rng(1)
+    hits, naive = 0, 0
+    for _ in range(400):
+        values = np.repeat(draw.normal(size=12), 10)[:, None] + 0.1 * draw.normal(size=(120, 2))
+        hits += abs(values.mean()) <= half_width(values, np.repeat(np.arange(12), 10).tolist())
+        naive += abs(values.mean()) <= half_width(values)
+    assert abs(hits / 400 - 0.95) < 0.033 and naive < 280  # three standard errors; and the mutant is seen
+    once = draw.normal(size=(5, 3))
+    order = [3, 1, 0, 4, 2, 0, 1, 2, 3, 4]
+    assert half_width(once[order], list(map(str, order))) == pytest.approx(half_width(once))
+    assert half_width(once[[0, 0, 0]], ["a", "a", "a"]) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_equal_values_are_no_interval_of_no_width(value):
+    assert half_width(np.full((16, 8), value)) is None
+    assert half_width(np.full((16, 3), value), [*range(8), *range(8)]) is None
+
+
+def test_an_evaluation_counts_prompts_and_not_rows(model, tmp_path):
+    lines = [f"{i} {j}" for i in range(5) for j in range(5)]
+    (tmp_path / "train.txt").write_text("\n".join(lines[2:]))
+    (tmp_path / "test.txt").write_text("\n".join([*lines[:2], *lines[:2], lines[0], *lines[:2]]))
+    options = {"prompts": str(tmp_path / "train.txt"), "test": str(tmp_path / "test.txt"), "reward": "regex:2"}
+    options["templates"] = {"observer": "{prompt} {responses}"}
+    settings = config(model, task="own", max_context=32, max_new_tokens=4, eval_prompts=7, eval_draws=3,
+                      batch_size=2, task_options=options)  # fmt: skip
+    with Run(settings, tmp_path / "run") as run:
+        result = evaluate(run.parts.final, run.parts.reference)
+    assert sorted(t["prompt"] for t in result.transcripts) == sorted([*lines[:2] * 3, lines[0]])
+    asked = [t["prompt"] for t in result.transcripts]
+    assert result.ci95.get("reward") == half_width(result.rewards.reshape(7, 3), asked)
