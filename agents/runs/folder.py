@@ -272,7 +272,8 @@ def check_inputs(directory: Path, config: Config, rests_on: Mapping[str, Any], s
         what = ", ".join(f"{name} is {ours[name]!r} and was {theirs.get(name)!r}" for name in changed)
         raise ConfigError(f"the run in {directory} was started with other settings: {what}. Only {FREE[0]} may change.")
     kinds = {kind: values for kind, values in rests_on.items() if kind not in ("settings", "run")}
-    compare(pinned, kinds, f"the run in {directory}")
+    for note in compare(pinned, kinds, f"the run in {directory}"):
+        say(f"note: {note}")
     return pinned.get("run", rests_on["run"])  # a later version can have more settings, and another digest of them
 
 

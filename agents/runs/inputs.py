@@ -15,8 +15,10 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -31,6 +33,9 @@ from coevo_env.lm.model import LanguageModel
 
 __all__ = ["FREE", "compare", "inputs", "libraries", "model_digests", "settings_digest", "task_digests"]
 
+REWARDS = "rewards, form 2"
+"""The digest of the rewards and of all that they reach; "rewards", that of earlier versions, saw
+less, and is compared with nothing."""
 FREE = ("iterations", "keep", "save_every", "trust_remote_code")
 """Settings that may be others when a run goes on: no number depends on them."""
 
@@ -53,7 +58,7 @@ def inputs(config: Mapping[str, Any], base: LanguageModel, task: Task) -> dict[s
     return {**found, "run": _digest([found])}
 
 
-def compare(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: str) -> None:
+def compare(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: str) -> list[str]:
     """Compares what a run rests on with what is there now.
 
     Args:
@@ -61,15 +66,22 @@ def compare(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: str)
         now: Any part of `inputs`.
         where: What to call the run.
 
+    Returns:
+        What could not be compared, a line each.
+
     Raises:
         ConfigError: Something differs; the message names all of it, and what to do.
     """
-    wrong = []
+    wrong, notes = [], []
     for kind, values in now.items():
         old = (saved or {}).get(kind)
         if old is None or old == values:
             continue
-        names = sorted(name for name in {*old, *values} if old.get(name) != values.get(name))
+        known = {*old, *values} - ({"rewards"} if REWARDS in values else set())
+        if REWARDS in values and REWARDS not in old:
+            known.discard(REWARDS)
+            notes.append(f"{where} has no digest of its rewards in the form of today: they were not compared.")
+        names = sorted(name for name in known if old.get(name) != values.get(name))
         for name in names:
             if kind == "libraries":
                 wrong.append(f"{name} is {values.get(name, 'not there')} and was {old.get(name, 'not used')}")
@@ -80,6 +92,7 @@ def compare(saved: Mapping[str, Any] | None, now: Mapping[str, Any], where: str)
             f"{where} was made with something else than what is there now; different are: {'; '.join(wrong)}. Its "
             "numbers would be those of neither. Put back what it was made with, or start a new run."
         )
+    return notes
 
 
 WORDS = {
@@ -88,7 +101,7 @@ WORDS = {
     ("model", "tokenizer"): "the tokenizer",
     **{("task", split): f"the {split} prompts of the task" for split in SPLITS},
     ("task", "text"): "the templates, lengths or name of the task",
-    ("task", "rewards"): "the source or weights of the rewards, or a model that they hold",
+    ("task", REWARDS): "the source or weights of the rewards, or a model that they hold",
 }
 """What the parts are called in messages."""
 
@@ -166,20 +179,20 @@ def task_digests(task: Task) -> dict[str, str]:
         split: _digest([str(p), *(getattr(p, name, None) for name in ("answer", "earlier", "info"))] for p in prompts)
         for split, prompts in ((split, getattr(task, split)) for split in SPLITS)
     }
-    return {**prompts, "text": _digest(text), "rewards": _digest(rewards)}
+    return {**prompts, "text": _digest(text), REWARDS: _digest(rewards)}
 
 
-def source(function: Any) -> list[Any]:
-    """What a reward is: its text where there is one, the plain values that it was made with, and
-    the models that it holds or is going to load."""
+def source(function: Any, seen: dict[int, Any] | None = None) -> list[Any]:
+    """What a reward is: its text where there is one, and by value all that can be reached from it:
+    globals that it names, defaults, what it closes over, attributes, the models that it loads.
+    Functions and objects of installed libraries count by name, for the library's version counts."""
     outer, function = function, _written(function)
     what = function if inspect.isroutine(function) or isinstance(function, type) else type(function)
-    try:
-        text = inspect.getsource(what)
-    except (OSError, TypeError):  # typed in, or not Python
-        text = ""
+    text = _text(what)
     values = _state(function) | ({"": [outer.args, outer.keywords]} if isinstance(outer, functools.partial) else {})
-    return _plain([getattr(what, "__module__", ""), getattr(what, "__qualname__", ""), text, values])
+    if (owner := getattr(function, "__self__", None)) is not None and not inspect.ismodule(owner):
+        values["self"] = owner
+    return _plain([getattr(what, "__module__", ""), getattr(what, "__qualname__", ""), text, values], seen)
 
 
 def _written(function: Any) -> Any:
@@ -196,12 +209,29 @@ def _written(function: Any) -> Any:
 def _state(function: Any) -> dict[str, Any]:
     """Values that a function closes over or loads, or attributes of an object."""
     if inspect.isfunction(function):
-        named = {name: function.__globals__.get(name) for name in _names(function.__code__)}
-        loads = {name: value for name, value in named.items() if _loads(value)}
-        return loads | dict(inspect.getclosurevars(function).nonlocals)
+        names = _names(function.__code__) & set(function.__globals__)
+        found = {name: function.__globals__[name] for name in names} | dict(inspect.getclosurevars(function).nonlocals)
+        return found | {"()": [function.__defaults__, function.__kwdefaults__]}
     if dataclasses.is_dataclass(function) and not isinstance(function, type):
         return {field.name: getattr(function, field.name) for field in dataclasses.fields(function)}
-    return dict(getattr(function, "__dict__", {}))
+    slots = [name for part in type(function).__mro__ for name in _listed(part.__dict__.get("__slots__", ()))]
+    held = {name: getattr(function, name) for name in slots if hasattr(function, name)}
+    return held | dict(getattr(function, "__dict__", {}))
+
+
+def _listed(slots: Any) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
+
+
+def _ours(value: Any) -> bool:
+    """Whether code is of the user's or of these packages: not of Python or an installed library."""
+    name = getattr(value, "__module__", None) or ""
+    top, module = name.partition(".")[0], sys.modules.get(name)
+    if top in ("coevo_env", "coevo_agents"):
+        return True
+    if top in sys.stdlib_module_names - {"__main__"}:
+        return False
+    return "site-packages" not in (getattr(module, "__file__", None) or "")
 
 
 def _names(code: CodeType) -> set[str]:
@@ -230,26 +260,58 @@ def _loaded(load: Any) -> Any:
         ) from error
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can write, of models and tokenizers what they do; of anything else the class, for
-    its repr can hold an address."""
+def _plain(value: Any, seen: dict[int, Any] | None = None) -> Any:
+    """What JSON can write, of models and tokenizers what they do, of functions and objects what
+    they hold; of what belongs to an installed library the name, for a repr can hold an address."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    seen = {} if seen is None else seen
+    if not isinstance(value, (tuple, set, frozenset)):
+        if id(value) in seen:  # said once, however often and in whatever circle it is reached
+            return ["again", list(seen).index(id(value))]
+        seen[id(value)] = value
     if _loads(value):
-        return _plain(_loaded(value))
+        return _plain(_loaded(value), seen)
     if isinstance(value, torch.nn.Module):
         return [*_plain(_network(value)), _tensors(value)]
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), value.detach().cpu().tolist()]
     if callable(getattr(value, "get_vocab", None)) and callable(getattr(value, "encode", None)):
         return _plain([*_vocabulary(value), value.model_max_length])
     if isinstance(value, TfidfClassifier):
         return _plain([value.terms, value.idf, value.weights, value.intercept])
+    if isinstance(value, re.Pattern):
+        return [value.pattern if isinstance(value.pattern, str) else repr(value.pattern), value.flags]
     if isinstance(value, Mapping):
-        return sorted([str(key), _plain(inner)] for key, inner in value.items())
+        return [[str(key), _plain(inner, seen)] for key, inner in sorted(value.items(), key=lambda pair: str(pair[0]))]
     if isinstance(value, (set, frozenset)):
-        return sorted(str(_plain(inner)) for inner in value)
+        return sorted(str(_plain(inner, seen)) for inner in value)
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, seen) for inner in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    return value if value is None or isinstance(value, (str, int, float, bool)) else type(value).__name__
+    return _held(value, seen)
+
+
+def _held(value: Any, seen: dict[int, Any]) -> Any:
+    """Of code and of objects; see `_plain`."""
+    owner = getattr(value, "__self__", None)
+    if inspect.isbuiltin(value) and owner is not None and not inspect.ismodule(owner):  # pattern.search
+        return [value.__name__, _plain(owner, seen)]
+    if inspect.ismodule(value):
+        return value.__name__
+    if isinstance(value, type):
+        return [value.__module__, value.__qualname__, _text(value) if _ours(value) else ""]
+    if inspect.isroutine(value) or isinstance(value, (functools.partial, CACHED)):
+        return source(value, seen) if _ours(_written(value)) else getattr(value, "__qualname__", "")
+    return [*source(value, seen)] if _ours(type(value)) and not isinstance(value, Path) else type(value).__name__
+
+
+def _text(what: Any) -> str:
+    try:
+        return inspect.getsource(what)
+    except (OSError, TypeError):  # typed in, or not Python
+        return ""
 
 
 def libraries(task: Task) -> dict[str, str]:

@@ -204,5 +204,5 @@ def compared(
             now |= {"task": task_digests(task), "libraries": libraries(task)}
         if base is not None:
             now["model"] = model_digests(base)
-        compare(saved["inputs"], now, f"the run in {folder}")
+        notes += compare(saved["inputs"], now, f"the run in {folder}")
     return (*notes, *unknown)

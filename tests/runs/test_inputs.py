@@ -4,8 +4,11 @@ name when a run goes on or its agents are measured again."""
 from __future__ import annotations
 
 import functools
+import importlib
 import json
+import linecache
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,8 +115,8 @@ def test_every_part_of_a_task_counts(change, says):
 def test_the_weight_of_a_reward_and_what_it_was_made_with_count():
     task = make_task("toy")
     heavier = replace(task, rewards={**task.rewards, "ascents": (0.5, task.rewards["ascents"][1])})
-    assert task_digests(task)["rewards"] != task_digests(heavier)["rewards"]
-    assert task_digests(task)["rewards"] != task_digests(make_task("toy", max_new_tokens=2))["rewards"]
+    assert task_digests(task)[inputs.REWARDS] != task_digests(heavier)[inputs.REWARDS]
+    assert task_digests(task)[inputs.REWARDS] != task_digests(make_task("toy", max_new_tokens=2))[inputs.REWARDS]
 
     def made(best: float):
         return lambda prompts, responses: [best for _ in responses]
@@ -281,3 +284,51 @@ def test_transcripts_say_what_was_read_and_which_weights_spoke(finished):
         for turn in row["turns"]:
             assert turn["weights"] == row["iteration"] - 1
             assert turn["context"].split() == [str(token) for token in turn["context_ids"]]
+
+
+# ---------------------------------------------------------------- all that a reward reaches
+MODULE = """
+import re
+import torch
+from coevo_env.rewards import exact_answer, regex_reward
+BONUS = {bonus}
+def deep(r): return {deep}
+def helper(r): return deep(r) + BONUS
+def fn(prompts, responses, w={default}): return [helper(r) * w for r in responses]
+class Slots:
+    __slots__ = ("k",)
+    def __init__(self): self.k = {slot}
+class Object:
+    def __init__(self): self.held = [dict(a=Slots())]; self.tensor = torch.ones(2) * {tensor}; self.me = self
+    def score(self, prompts, responses): return [0.0 for r in responses]
+REWARDS = dict(regex=regex_reward({pattern!r}, flags={flags}), exact=exact_answer({extract!r}))
+REWARDS.update(fn=fn, ob=Object().score)
+"""
+BEFORE = {"bonus": 0.0, "deep": "0.0", "default": 1.0, "slot": 1, "tensor": 1.0, "pattern": "a", "flags": 0,
+          "extract": "last_number"}  # fmt: skip
+AFTER = {"bonus": 5.0, "deep": "7.0", "default": 2.0, "slot": 2, "tensor": 2.0, "pattern": "e", "flags": 2,
+         "extract": "first_number"}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", [None, *AFTER])
+def test_whatever_a_reward_reaches_counts(what, tmp_path, monkeypatch):
+    def digest(number, values):
+        path = tmp_path / f"{number}" / "reached_by_a_reward.py"
+        path.parent.mkdir()
+        path.write_text(MODULE.format(**values))
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+        linecache.clearcache()
+        rewards = importlib.import_module(path.stem).REWARDS
+        return task_digests(replace(make_task("toy"), rewards=rewards))[inputs.REWARDS]
+
+    before = digest(0, BEFORE)
+    assert (digest(1, BEFORE if what is None else {**BEFORE, what: AFTER[what]}) == before) == (what is None)
+
+
+def test_a_digest_of_rewards_in_the_form_of_before_is_not_compared():
+    now = {"task": task_digests(make_task("toy"))}
+    old = {"task": {**now["task"], "rewards": "0" * 64}}
+    assert compare(old, now, "it") == []
+    del old["task"][inputs.REWARDS]
+    assert compare(old, now, "it") == ["it has no digest of its rewards in the form of today: they were not compared."]
