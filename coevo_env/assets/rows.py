@@ -276,7 +276,7 @@ def _json(file: Path) -> Iterable[Row]:
 
 
 def _plain(file: Path) -> Iterable[Row]:
-    return ({"prompt": line.removesuffix("\r")} for line in _text(file).split("\n") if line.strip())
+    return ({"prompt": line} for line in re.split(r"\r\n|\n|\r", _text(file)) if line.strip())
 
 
 def _csv(file: Path) -> Iterable[Row]:
@@ -296,6 +296,12 @@ def _table(text: str, delimiter: str, file: Path) -> Iterable[Row]:
         header = next((line for line in reader if line), [])
         if twice := sorted(name for name, count in Counter(header).items() if count > 1):
             raise ConfigError(f"{file}, line 1: the column {twice[0]!r} stands there twice; expected different names.")
+        for other, name in (("\t", "tabs"), ("|", "bars"), (";", "semicolons")):
+            if len(header) == 1 and other in header[0]:
+                raise ConfigError(
+                    f"{file}, line 1: the columns {header[0]!r} are separated by {name}; expected {delimiter!r}. Save "
+                    "it so, or with tabs under a name that ends with .tsv."
+                )
         for cells in reader:
             if not cells:
                 continue
