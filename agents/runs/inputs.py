@@ -277,7 +277,7 @@ def _plain(value: Any, seen: dict[int, Any] | None = None) -> Any:
     if isinstance(value, torch.Tensor):
         return [str(value.dtype), value.detach().cpu().tolist()]
     if callable(getattr(value, "get_vocab", None)) and callable(getattr(value, "encode", None)):
-        return _plain([*_vocabulary(value), value.model_max_length])
+        return _plain([*_vocabulary(value), getattr(value, "model_max_length", None)])
     if isinstance(value, TfidfClassifier):
         return _plain([value.terms, value.idf, value.weights, value.intercept])
     if isinstance(value, re.Pattern):

@@ -143,7 +143,12 @@ def _prompts(
     skipped = {split_column} if split_column else ()
     return {
         split: [
-            _short(read_prompt(row, number, f"{where} ({split})", *columns, skipped), number, where, max_context)
+            _short(
+                read_prompt(row, number, f"{where} ({split})", columns[0], columns[1], skipped),
+                number,
+                where,
+                max_context,
+            )
             for number, row in enumerate(part, start=1)
         ]
         for split, part in rows.items()
