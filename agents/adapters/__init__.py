@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from coevo_env.errors import ConfigError, MissingExtraError, unknown_name
+from coevo_env.game.task import Task
+from coevo_env.tasks import make_task
 
-__all__ = ["LIBRARIES", "Library", "require"]
+__all__ = ["LIBRARIES", "Library", "alone", "require"]
 
 OVERRIDE = "COEVO_ALLOW_UNTESTED"
 
@@ -74,6 +76,22 @@ def require(name: str) -> str:
             f"{OVERRIDE}=1 to try this one."
         )
     return version
+
+
+def alone(task: Task | str, name: str) -> Task:
+    """A task for a library that scores each response by itself.
+
+    Raises:
+        ConfigError: It has joint rewards, which nobody would be paid there.
+    """
+    task = make_task(task)
+    if task.joint_rewards:
+        raise ConfigError(
+            f"the adapter for {name}: the task {task.name!r} has the joint rewards {', '.join(task.joint_rewards)}, "
+            f"which score the responses of an episode together, and {name} knows one response at a time. Expected a "
+            "task with ordinary rewards only; the adapters for environments play the others."
+        )
+    return task
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -17,9 +17,8 @@ from typing import Any
 from coevo_env.errors import ConfigError
 from coevo_env.game.task import Task
 from coevo_env.rng import rng
-from coevo_env.tasks import make_task
 
-from . import require
+from . import alone, require
 
 __all__ = ["TextConfig", "dataset", "register"]
 
@@ -51,20 +50,42 @@ def dataset(task: Task | str, **config: Any) -> Any:
     Args:
         task: A `Task` or the name of one.
         config: Options of `TextConfig`.
+
+    Raises:
+        ConfigError: The task has joint rewards, or prompts that are chats of several messages: a
+            question is one text.
     """
-    return _make(make_task(task))(config=TextConfig(**config))
+    return _make(_asked(task))(config=TextConfig(**config))
 
 
 def register(task: Task | str, name: str | None = None) -> str:
     """Registers a task with reasoning-gym; returns the name for `create_dataset`, by default
-    "coevo/<task>"."""
+    "coevo/<task>".
+
+    Raises:
+        ConfigError: See `dataset`.
+    """
+    task = _asked(task)
     require("reasoning-gym")
     from reasoning_gym.factory import register_dataset  # pyright: ignore[reportMissingImports]
 
-    task = make_task(task)
     name = name or f"coevo/{task.name}"
     register_dataset(name, _make(task), TextConfig)
     return name
+
+
+def _asked(task: Task | str) -> Task:
+    """A task whose prompts are questions."""
+    task = alone(task, "reasoning-gym")
+    for split in ("train", "test"):
+        for index, prompt in enumerate(task.prompts(split)):
+            if earlier := getattr(prompt, "earlier", None):
+                raise ConfigError(
+                    f"the adapter for reasoning-gym: prompt {index} of {split!r} of the task {task.name!r} is a chat "
+                    f"with {len(earlier)} messages before the last, and a question is one text, which would leave "
+                    "them out. Expected prompts of one message."
+                )
+    return task
 
 
 def _make(task: Task) -> Any:

@@ -11,9 +11,10 @@ is the trainer's own (`beta`), so the environment's is not paid here.
         args=GRPOConfig(**settings(task), output_dir="runs/grpo"),
     )
 
-TRL tokenizes prompts with the special tokens that the tokenizer adds by itself; the environment
-adds none. The two agree for models without such tokens; for the others, leave the token out of the
-task's template.
+TRL tokenizes prompts with the special tokens that the tokenizer adds by itself. The environment
+reads those at the beginning too, and none at the end; with a tokenizer that adds one there, which
+few models that continue a text have, TRL's model reads a token more. A task with joint rewards is
+refused.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ from coevo_env.errors import ConfigError
 from coevo_env.game.rules import Rules
 from coevo_env.game.task import Conversation, Prompt, Task
 from coevo_env.lm.load import load_tokenizer
-from coevo_env.tasks import make_task
 
-from . import require
+from . import alone, require
 
 __all__ = ["dataset", "reward_functions", "settings"]
 
@@ -45,12 +45,13 @@ def dataset(task: Task | str, split: str = "train") -> Any:
         functions back to the task's prompt.
 
     Raises:
-        ConfigError: Some prompts are chats and others are not; a column has one type.
+        ConfigError: Some prompts are chats and others are not, and a column has one type; or the
+            task has joint rewards.
     """
+    task = alone(task, "trl")
     require("trl")
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
 
-    task = make_task(task)
     count = len(task.prompts(split))
     read = [task.render(task.prompt(split, index)) for index in range(count)]
     chats = [text.messages for text in read if isinstance(text, Conversation)]
@@ -76,7 +77,7 @@ def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[.
         tokenizer: A `coevo_env.TextTokenizer` of the model that is trained; None means that of the
             task's own model.
     """
-    task = make_task(task)
+    task = alone(task, "trl")
     rules = Rules(task, tokenizer or task.tokenizer or load_tokenizer(task.model), num_agents=1, max_context=2**31)
 
     def text(ids: list[int], prompt: Prompt) -> str:
@@ -97,7 +98,7 @@ def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[.
 def settings(task: Task | str) -> dict[str, Any]:
     """What a `GRPOConfig` has to say so that TRL plays by the rules of the task; add your own, such
     as `output_dir`."""
-    task = make_task(task)
+    task = alone(task, "trl")
     return {
         "max_completion_length": task.max_new_tokens,
         "reward_weights": [float(value[0]) if isinstance(value, tuple) else 1.0 for value in task.rewards.values()],

@@ -14,9 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from coevo_env.game.task import Conversation, Task
-from coevo_env.tasks import make_task
 
-from . import require
+from . import alone, require
 
 __all__ = ["taskset"]
 
@@ -32,11 +31,14 @@ def taskset(task: Task | str, split: str = "train") -> Any:
         A taskset with one item for each prompt of the split: `data.prompt` is what the pioneer
         reads, of a chat all its messages. Every term of the task is recorded as a reward under its
         name and with its weight, so `trace.reward` is the task reward.
+
+    Raises:
+        ConfigError: The task has joint rewards.
     """
+    source = alone(task, "verifiers")
     require("verifiers")
     import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
 
-    source = make_task(task)
     source.prompts(split)  # an unknown split is an error now and not at the first item
 
     class TextData(vf.TaskData):

@@ -182,7 +182,7 @@ class Adaptive(Fixed):
     most, and never below 0.
 
     Args:
-        beta: Initial coefficient.
+        beta: Initial coefficient, more than 0.
         target: Wanted KL, nats per response.
         horizon: Episodes over which a sustained 20 % error moves beta by about 20 %.
 
@@ -192,6 +192,11 @@ class Adaptive(Fixed):
 
     def __init__(self, beta: float = 0.1, target: float = 6.0, horizon: float = 10_000):
         super().__init__(beta)
+        if not self.beta:
+            raise ConfigError(
+                f"KL beta={beta!r} with controller='adaptive', which multiplies beta and leaves 0 as it is; expected a "
+                "beta > 0. controller='dual' starts from 0; for no KL at all use controller='fixed'."
+            )
         self.target, self.horizon = real("KL target", target, above=0), real("KL horizon", horizon, above=0)
 
     def update(self, kl: float, episodes: int) -> None:

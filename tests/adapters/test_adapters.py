@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -110,6 +111,51 @@ def test_every_adapter_asks_for_its_library_first(call, monkeypatch):
     pretend(monkeypatch, "0.0.1")
     with pytest.raises(coevo_env.ConfigError, match="tested with"):
         call()
+
+
+@pytest.mark.parametrize("ordinary", [False, True])
+@pytest.mark.parametrize(
+    ("call", "library"),
+    [
+        (trl.dataset, "trl"),
+        (trl.reward_functions, "trl"),
+        (trl.settings, "trl"),
+        (verifiers.taskset, "verifiers"),
+        (reasoning_gym.dataset, "reasoning-gym"),
+        (reasoning_gym.register, "reasoning-gym"),
+    ],
+)
+def test_libraries_of_single_responses_refuse_joint_rewards(call, library, ordinary):
+    """The fault: they were paid nothing for them, without a word."""
+    task = coevo_env.make_task("matching")
+    assert task.joint_rewards and not task.rewards
+    if ordinary:
+        task = replace(task, rewards={"one": lambda prompts, responses: [1.0] * len(responses)})
+    with pytest.raises(coevo_env.ConfigError, match=f"for {library}: the task 'matching' has the joint rewards payoff"):
+        call(task)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("call", [reasoning_gym.dataset, reasoning_gym.register])
+def test_a_question_leaves_no_message_out(call, split, monkeypatch):
+    """The fault: of a chat the last message was asked, and the system's was not."""
+    pretend(monkeypatch, None)
+    chats = {
+        count: coevo_env.Prompt(
+            "2+2?", answer="4", earlier=[{"role": "system", "content": "Answer in German."}] * count
+        )
+        for count in (0, 1, 2)
+    }
+    templates = {"pioneer": "{prompt}", "observer": "{prompt} {responses}"}
+    task = replace(coevo_env.make_task("toy"), train=["a", chats[0]], test=["b"], templates=templates)
+    with pytest.raises(coevo_env.MissingExtraError):  # a chat of one message is a text
+        call(task)
+    for count in (1, 2):
+        longer = replace(task, **{split: ["c", chats[count]]})
+        with pytest.raises(
+            coevo_env.ConfigError, match=f"prompt 1 of '{split}' .* a chat with {count} messages before"
+        ):
+            call(longer)
 
 
 def test_importing_adapters_imports_no_library():

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import runs
 
-from coevo_agents.cli import _agents, console, errors
+from coevo_agents.cli import console, errors
 from coevo_agents.runs.config import Config
 from coevo_agents.runs.folder import read_config
 from coevo_agents.runs.given import own_data
 from coevo_agents.runs.settings import to_dict
+from coevo_agents.training.found import found
 from coevo_env.errors import ConfigError
 
 MINE = """
@@ -72,7 +73,7 @@ def test_a_reward_that_is_not_the_runs_is_never_ignored(given, task, paid, tmp_p
     right = given == paid if code else given is None or (same and given == paid)
 
     def asked():
-        with _agents(str(tmp_path), task, given) as (config, _, _):
+        with found(str(tmp_path), task, given, pytest.fail) as (config, _, _):
             return config.task_options
 
     if right:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from coevo_env.errors import ConfigError, NonFiniteError
 from coevo_env.game.kl import (
+    CONTROLLERS,
     MIN_LOGPROB,
     Adaptive,
     DualAscent,
@@ -148,6 +149,7 @@ def test_controllers_resume_bit_for_bit_and_refuse_nan(config):
         ({"controller": "adaptive", "target": 0.0}, "target=0.0"),
         ({"controller": "adaptive", "horizon": 0.0}, "horizon=0.0"),
         ({"controller": "dual", "rate": -0.1}, "rate=-0.1"),
+        ({"controller": "adaptive", "beta": 0}, "beta=0 with controller='adaptive', which multiplies beta"),
         ({"target": -1.0}, "target=-1.0"),  # nobody reads it here, and it is wrong all the same
         ({"mode": "reference", "estimator": "k3"}, "only k1 splits"),
     ],
@@ -155,6 +157,22 @@ def test_controllers_resume_bit_for_bit_and_refuse_nan(config):
 def test_clear_errors(options, message):
     with pytest.raises(ConfigError, match=message):
         KLConfig(**options)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-12, 0.1, 5.0])
+@pytest.mark.parametrize("name", sorted(set(CONTROLLERS) - {"fixed"}))
+def test_a_controller_that_is_taken_answers_to_the_kl(name, beta):
+    """The fault: adaptive with beta=0 was taken, and stayed at 0 however far the KL went."""
+    try:
+        controller = make_controller(KLConfig(controller=name, beta=beta, target=2.0, horizon=64))
+    except ConfigError:
+        if beta:
+            raise
+        return
+    for _ in range(3):
+        before = controller.beta
+        controller.update(20.0, 64)
+        assert controller.beta > before
 
 
 # ---------------------------------------------------------------- fixed points, V = 3, T = 3

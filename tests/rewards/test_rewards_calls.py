@@ -379,7 +379,7 @@ def spelled(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", sorted(set(REWARDS) - {"classifier"}))  # test_rewards.py has a classifier
+@pytest.mark.parametrize("name", sorted(set(REWARDS) - {"classifier"}))  # test_classifiers.py has a classifier
 def test_every_named_reward_keeps_the_promises(name, spelled):
     assert "independent of the batch" in check_reward(make_reward(spelled[name]))
     assert "independent of the batch" in check_reward(call(make_reward(spelled[name])))
