@@ -50,8 +50,8 @@ def _layer() -> type:
             self.values = self._behind("values", self.values, value_states)
             return self.keys, self.values
 
-        def _behind(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-            before = held.shape[-2] if held.numel() else 0
+        def _behind(self, name: str, held: Any, new: torch.Tensor) -> torch.Tensor:
+            before = 0 if held is None or not held.numel() else held.shape[-2]
             after, whole = before + new.shape[-2], self.whole.get(name)
             if whole is None or whole.data_ptr() != held.data_ptr() or whole.shape[-2] < after:
                 most = after + after // 2
