@@ -46,12 +46,13 @@ def _layer() -> type:
         def update(self, key_states, value_states, *args, **kwargs):
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-            self.keys = self._behind("keys", self.keys, key_states)
-            self.values = self._behind("values", self.values, value_states)
-            return self.keys, self.values
+            assert self.keys is not None and self.values is not None
+            self.keys = keys = self._behind("keys", self.keys, key_states)
+            self.values = values = self._behind("values", self.values, value_states)
+            return keys, values
 
-        def _behind(self, name: str, held: Any, new: torch.Tensor) -> torch.Tensor:
-            before = 0 if held is None or not held.numel() else held.shape[-2]
+        def _behind(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+            before = held.shape[-2] if held.numel() else 0
             after, whole = before + new.shape[-2], self.whole.get(name)
             if whole is None or whole.data_ptr() != held.data_ptr() or whole.shape[-2] < after:
                 most = after + after // 2
