@@ -5,11 +5,11 @@ two take turns. Both do GRPO: 8 responses of 16 tokens (8 is TRL's default) to e
 equal length, one scoring pass under the reference (KL on), advantages within groups, one gradient
 pass over the batch. A single agent, the same model, the same prompts and reward function. Each is
 timed in two settings of TRL's: as it ships (bfloat16 autocast and gradient checkpointing are its
-defaults); and tuned like ours, with float32 and without checkpointing. SmolLM2-135M trains LoRA
-adapters on both sides. Beside a TRL in bfloat16 our frozen base is in bfloat16 too where the
-processor computes in it, and the adapters in float32. The embedded model trains all its weights,
-which bfloat16 is too coarse to store: ours stay in float32. Ours includes the logs of the training
-loop.
+defaults), which is what the bar is for; and tuned like ours, with float32 and without
+checkpointing, for information. SmolLM2-135M trains LoRA adapters on both sides. Beside a TRL in
+bfloat16 our frozen base is in bfloat16 too where the processor computes in it, and the adapters in
+float32. The embedded model trains all its weights, which bfloat16 is too coarse to store: ours stay
+in float32. Ours includes the logs of the training loop.
 
 TRL has no PPO trainer any more, so PPO is timed too, with one pass and 16 different prompts, as a
 row without a bar: it has a value head and cannot share the reading of prompts.
@@ -77,13 +77,16 @@ def run(settings: Any) -> Item:
                     f"{BATCH // GENERATIONS} prompts with {GENERATIONS} "
                     f"responses of {TOKENS} tokens each, 1 pass; {speeds}"
                 )
+                if shipped:
+                    has = "has" if _computes_in_bfloat16() else "does not have"
+                    note += f"; TRL in bfloat16, for which this processor {has} instructions"
             else:
                 name = f"samples per second, our PPO / GRPOTrainer {how}: {label(game)}"
                 note = (
                     f"TRL has no PPO trainer any more; ours has one pass too, and reads {BATCH} different prompts; "
                     f"{speeds}"
                 )
-            bar = 2.0 if learner == "grpo" else None
+            bar = 2.0 if learner == "grpo" and shipped else None
             item.rows.append(Row.of(name, ratio_of(theirs, ours), sense=">=", bar=bar, note=note))
         item.rows.append(
             Row.of(
