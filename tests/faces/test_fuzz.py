@@ -220,7 +220,8 @@ def pushed(oracle: Oracle, said: Any, position: int) -> tuple[int, list[float]]:
 def submit(drawn: Drawn, game: Any, oracles: list[Oracle], said: list[Any]) -> int:
     width = int(drawn.draw.integers(max(len(tokens) for tokens, _, _ in said), drawn.budget + 1))
     tokens, lengths, logprobs, rows = arrays(drawn, said, width)
-    given: Any = rows if drawn.of(True, False) else lambda part: rows[part]
+    each = np.concatenate([row[:length] for row, length in zip(rows, lengths, strict=True)])  # token by token
+    given: Any = rows if drawn.of(True, False) else lambda part: each[part]
     given = given if drawn.game.estimator == "full" else None
     paid = game.submit_turn(tokens, lengths, logprobs if drawn.reports else None, distributions=given)
     expected = np.zeros(tokens.shape)

@@ -406,4 +406,4 @@ def test_equal_contexts_are_read_once_and_nothing_else_changes(kind, monkeypatch
     assert shared[0].logprobs == pytest.approx(alone[0].logprobs, abs=1e-5)
     for ours, theirs in zip(shared[1:4], alone[1:4], strict=True):
         assert torch.allclose(ours.float(), theirs.float(), atol=2e-5)
-    assert float((shared[4] - alone[4]).norm() / alone[4].norm()) < 1e-5
+    assert float((shared[4] - alone[4]).norm() / alone[4].norm()) < 3e-5
