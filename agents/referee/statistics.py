@@ -38,6 +38,8 @@ __all__ = [
     "verdict",
 ]
 
+Values = Sequence[float] | np.ndarray
+"""One number for each seed, (S,)."""
 FEWEST = 5
 """Seeds below which differences are shown and no verdict is given."""
 RESAMPLES = 9_999
@@ -63,9 +65,7 @@ def interquartile_mean(values: Any, axis: int = -1) -> Any:
     return _scipy().trim_mean(np.asarray(values, float), 0.25, axis=axis)
 
 
-def interval(
-    values: Sequence[float], statistic: Callable[..., Any] = np.mean, level: float = 0.95, seed: int = 0
-) -> Interval:
+def interval(values: Values, statistic: Callable[..., Any] = np.mean, level: float = 0.95, seed: int = 0) -> Interval:
     """BCa interval of a statistic of one value for each seed, such as a paired difference.
 
     Bootstrap intervals of few values are too narrow: they resample from a spread that is too small
@@ -133,7 +133,7 @@ def two_way(differences: Any, level: float = 0.95, seed: int = 0) -> Interval:
     return Interval(estimate, estimate + wider * float(low - estimate), estimate + wider * float(high - estimate))
 
 
-def sign_flip(differences: Sequence[float]) -> float:
+def sign_flip(differences: Values) -> float:
     """Two-sided p-value of paired differences: how often random signs give a mean as far from 0.
     All 2^S signs up to 16 seeds, else 65,536 random ones. With S seeds it is at least 2^(1 - S)."""
     values = _finite(differences)
@@ -150,7 +150,7 @@ def sign_flip(differences: Sequence[float]) -> float:
     return float(found.pvalue)
 
 
-def chance_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
+def chance_of_improvement(ours: Values, theirs: Values) -> Interval:
     """How likely a run of ours is better than one of theirs, ties counted half; the interval
     resamples the seeds of each."""
     a, b = _finite(ours), _finite(theirs)
@@ -167,12 +167,12 @@ def chance_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -> Int
     return Interval(chance(a, b), float(low), float(high))
 
 
-def holm(pvalues: Sequence[float]) -> list[float]:
+def holm(pvalues: Values) -> list[float]:
     """P-values adjusted so that the chance of any false claim of a family stays below the level."""
     return [float(p) for p in _statsmodels("stats.multitest").multipletests(list(pvalues), method="holm")[1]]
 
 
-def equivalence(differences: Sequence[float], margin: float) -> float:
+def equivalence(differences: Values, margin: float) -> float:
     """P-value of two one-sided t-tests: small where the mean difference lies within the margin."""
     values = _finite(differences)
     if not margin > 0:
@@ -217,9 +217,7 @@ class Verdict:
     sentence: str
 
 
-def verdict(
-    differences: Sequence[float], margin: float, adjusted: float, *, ours: str, theirs: str, measure: str
-) -> Verdict:
+def verdict(differences: Values, margin: float, adjusted: float, *, ours: str, theirs: str, measure: str) -> Verdict:
     """The verdict on "`ours` is better than `theirs`".
 
     "Equivalent" comes first: a difference that is surely smaller than what matters is no support,
