@@ -64,39 +64,22 @@ def run(preset: str, seeds: list[int], out: Path, given: list[str], name: str = 
     Raises:
         ConfigError: A folder holds a run with other settings, or of another commit.
     """
+    from coevo_agents.launch.executor import check_same
+    from coevo_agents.runs.given import chosen, overrides
+
     folders = []
     for seed in seeds:
         folder = out / f"{name or preset}-{seed}"
         folders.append(folder)
         begun = (folder / "config.json").exists()
         if begun:
-            check_same(folder, preset, [f"seed={seed}", *given])
+            check_same(folder, chosen(preset, None, overrides({}, [f"seed={seed}", *given])))
         if (folder / "summary.json").exists():
             continue
         words = ["--preset", preset, "--seed", str(seed), "--out", str(folder)]
         words = ["--resume", str(folder)] if begun else words + [w for one in given for w in ("--set", one)]
         subprocess.run([sys.executable, "-m", "coevo_agents.cli", "train", *words], check=True)
     return folders
-
-
-def check_same(folder: Path, preset: str, given: list[str]) -> None:
-    """Whether the run in a folder has these settings and was made by this code, so that it may
-    stand in a table beside new ones."""
-    from coevo_agents.runs.folder import provenance, read_saved
-    from coevo_agents.runs.given import chosen, overrides
-    from coevo_agents.runs.settings import to_dict
-    from coevo_env.errors import ConfigError
-
-    saved = read_saved(folder / "config.json")
-    wanted, there = to_dict(chosen(preset, None, overrides({}, given)).complete()), saved["config"]
-    differ = [f"{key} is {there.get(key)!r}, not {wanted[key]!r}" for key in wanted if there.get(key) != wanted[key]]
-    commit, now = saved.get("provenance", {}).get("git_commit"), provenance()["git_commit"]
-    if commit != now:
-        differ.append(f"it was made by commit {commit}, not {now}")
-    if differ:
-        raise ConfigError(
-            f"{folder} already holds another run: {'; '.join(differ)}. Choose another folder with --out, or remove it."
-        )
 
 
 def compare(name: str, seeds: list[int], out: Path) -> dict[str, Any]:
