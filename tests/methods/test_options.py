@@ -284,7 +284,7 @@ def test_warm_start_examples_from_a_file(tmp_path):
     with pytest.raises(ConfigError, match=r"pairs.jsonl, row 2: no response; expected the columns prompt and response"):
         examples(rules, str(file))
     file.write_text('{"prompt": "' + "1 " * 99 + '", "response": "3 4"}\n')
-    with pytest.raises(ConfigError, match="row 1: the prompt .* has 99 tokens as agents read it"):
+    with pytest.raises(ConfigError, match=r"row 1: the prompt .* has 99 tokens as agents read it"):
         examples(rules, str(file))
     for data, said in (
         (b"", "has no rows"),
