@@ -112,10 +112,11 @@ def mendable() -> Task:
 
     def fragile(prompts, responses):
         values = list(matches(prompts, responses))
-        if BREAK["after"] is None:
+        broken = vars(sys.modules[__name__])["BREAK"]  # what breaks is the world outside, no value of the reward's own
+        if broken["after"] is None:
             return values
-        BREAK["after"] -= 1
-        return BREAK["with"](values) if BREAK["after"] < 0 else values
+        broken["after"] -= 1
+        return broken["with"](values) if broken["after"] < 0 else values
 
     return replace(task, name="mendable", rewards={"fragile": fragile})
 
