@@ -65,7 +65,8 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            raise WorkerError(f"{self.script} stopped: {' '.join(self.errors.read().strip().splitlines()[-2:])}")
+            last = " ".join(self.errors.read().strip().splitlines()[-2:])[-400:]
+            raise WorkerError(f"{self.script} stopped with code {self.process.wait()}: {last}")
         return float(line)
 
     def __exit__(self, *_: object) -> None:
