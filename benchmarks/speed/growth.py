@@ -85,7 +85,7 @@ def _parts(axis: str, size: int, micro: int | str = "auto") -> tuple[Any, list[A
     task = words_task(LONG["vocab"], (8, 9)) if long else make_task(config("embedded").task)
     tokens, batch, agents = (size, 8, 1) if long else (16, size, 2)
     policies, reference = make_policies(base, [f"llm{i + 1}" for i in range(agents)], None, 0)
-    length = {"max_new_tokens": tokens, "min_new_tokens": tokens, "max_context": 64}
+    length: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "max_context": 64}
     rules, _ = build(task, reference, num_agents=agents, **length)
     settings = PPO.Settings(epochs=1, learning_rate=1e-6, micro_batch_size=micro)
     learners = [PPO(policy, reference, settings, rules.sampling, i) for i, policy in enumerate(policies)]

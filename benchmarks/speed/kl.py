@@ -86,7 +86,7 @@ def _sides(
 
     games = {}
     for estimator in measuring:
-        length = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "max_context": 64}
+        length: dict[str, Any] = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "max_context": 64}
         rules, _ = build(task, reference, num_agents=2, kl=KLConfig(estimator=estimator), **length)
         games[estimator] = Timed(batch, rules=rules, reference=reference)
     warp = games["k1"].rules.sampling
