@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ __all__ = ["ENDINGS", "Row", "check_columns", "hub_splits", "read_file", "split_
 Row = Mapping[str, Any]
 MAX_BYTES = 2**30
 """The largest file that is read, unpacked; prompts for training are a small part of it."""
-MAX_VALUES = 2 * 10**7
-"""Rows times columns; some 2 GB of memory where the values are short."""
+MAX_VALUES = 10**7
+"""Rows times columns; some 1 GB of memory where the values are short."""
 MAX_JSON = 2**27
 """The largest piece of JSON, a line or a whole `.json` file, which may take 20 times its size."""
 MAX_RATIO, FREE = 250, 2**26
@@ -230,10 +229,14 @@ def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     """A JSON object whose keys differ; `json` would silently take the last of equal ones."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ConfigError(f"{where}: the key {twice!r} stands twice in one object; expected different keys.")
     return found
+
+
+def _each(text: str, pattern: str) -> Iterator[str]:
+    """The pieces of a text one after the other: as a list they would take many times its size."""
+    return (match[0] for match in re.finditer(pattern, text))
 
 
 def _jsonl(file: Path) -> Iterable[Row]:
@@ -241,7 +244,7 @@ def _jsonl(file: Path) -> Iterable[Row]:
 
 
 def _lines(text: str, file: Path) -> Iterable[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_each(text, r"[^\n]*\n|[^\n]+"), start=1):
         if not line.strip():
             continue
         row = _object(line, f"{file}, line {number}")
@@ -276,7 +279,7 @@ def _json(file: Path) -> Iterable[Row]:
 
 
 def _plain(file: Path) -> Iterable[Row]:
-    return ({"prompt": line} for line in re.split(r"\r\n|\n|\r", _text(file)) if line.strip())
+    return ({"prompt": line} for line in _each(_text(file), r"[^\r\n]+") if line.strip())
 
 
 def _csv(file: Path) -> Iterable[Row]:
@@ -291,7 +294,7 @@ def _tsv(file: Path) -> Iterable[Row]:
 
 def _table(text: str, delimiter: str, file: Path) -> Iterable[Row]:
     csv.field_size_limit(100_000_000)  # a review can be longer than the default of 128 kB
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(_each(text, r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+"), delimiter=delimiter, strict=True)
     try:
         header = next((line for line in reader if line), [])
         if twice := sorted(name for name, count in Counter(header).items() if count > 1):
@@ -308,8 +311,8 @@ def _table(text: str, delimiter: str, file: Path) -> Iterable[Row]:
             if len(cells) != len(header):
                 raise ConfigError(
                     f"{file}, line {reader.line_num}: {len(cells)} values, and the first line names {len(header)} "
-                    f"columns, {header}. Expected as many; text that holds {delimiter!r} or a line break stands in "
-                    'double quotes ("...").'
+                    f"columns, {str(header)[:200]}. Expected as many; text that holds {delimiter!r} or a line break "
+                    'stands in double quotes ("...").'
                 )
             yield dict(zip(header, cells, strict=True))
     except csv.Error as error:
