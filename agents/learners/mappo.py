@@ -92,6 +92,7 @@ class MAPPO(GradientLearner):
         assert reference is not None, "the critic starts as the reference"
         self.centre = spare(policy, reference, seed, "critic")
         self.centre.check_critic(self.name)
+        self.critics = (self.centre.lm,)
         super().__init__(policy, reference, settings, sampling, seed)
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:

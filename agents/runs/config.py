@@ -23,6 +23,7 @@ from ..methods.elastic_reset import ElasticConfig
 from ..methods.population import PopulationConfig
 from ..methods.update_order import check_scheme
 from ..methods.warm_start import WarmStartConfig
+from .budget import BudgetConfig
 
 __all__ = ["Config", "made", "settings_label"]
 
@@ -106,7 +107,9 @@ class Config:
         communication: Measure at every evaluation what agents make of each other's answers
             (docs/beyond_two.md).
         batch_size: Episodes per iteration.
-        iterations: Length of the run.
+        iterations: Length of the run, at most.
+        budget: What the run may cost, where that ends it before.
+        count_flops: Whether FLOPs are counted, which slows a small model down.
         seed: Of everything.
         eval_every: Iterations between evaluations on the validation split; 0 evaluates only at the
             start and the end.
@@ -152,6 +155,8 @@ class Config:
     communication: bool = False
     batch_size: int = 64
     iterations: int = 120
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    count_flops: bool = False
     seed: int = 0
     eval_every: int = 10
     eval_prompts: int = 128

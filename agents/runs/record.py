@@ -63,7 +63,7 @@ CURVES = (
 """The main curves; docs/metrics.md defines the tags."""
 
 
-OWNERS = {"time", "population"}
+OWNERS = {"time", "cost", "population"}
 """What else than an agent can stand before the slash of a tag."""
 
 

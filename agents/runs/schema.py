@@ -177,6 +177,14 @@ class Measured(Part):
     draws: Count
 
 
+class ByPrompt(Part):
+    """Means over the draws for each prompt, and a digest of the prompt."""
+
+    reward: Annotated[list[Number], Field(max_length=10**6)] = []
+    kl: Annotated[list[Number], Field(max_length=10**6)] = []
+    asked: Annotated[list[Name], Field(max_length=10**6)] = []
+
+
 class SummaryFile(Part):
     """`summary.json`."""
 
@@ -184,6 +192,7 @@ class SummaryFile(Part):
     task: Name = "task"
     measured: Measured | None = None
     agents: dict[Name, Trained] = {}
+    by_prompt: dict[Name, ByPrompt] = {}
     run: Digest | None = None
 
 
@@ -255,6 +264,7 @@ class StateFile(Part):
     before: dict[Name, Portrait] = {}
     pending: Pending | Nothing = Nothing()
     offsets: dict[Name, Count] = {}
+    spent: tuple[Number, Number] | None = None
     roles: Roles | None = None
     run: Digest | None = None
 

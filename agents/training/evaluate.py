@@ -10,6 +10,7 @@ curves move only when the agent does.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,12 +51,15 @@ class Evaluation:
         transcripts: The first draw for every prompt.
         ci95: Half widths of 95 % t-intervals over prompts, of reward and kl,
             each where there is one (see `half_width`).
+        by_prompt: Means over the draws of reward and kl for each of the P rows, and under "asked" a
+            digest of each prompt, so that runs are compared prompt by prompt.
     """
 
     metrics: dict[str, float]
     rewards: np.ndarray
     transcripts: list[dict[str, Any]]
     ci95: dict[str, float] = field(default_factory=dict)
+    by_prompt: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def evaluation_game(
@@ -104,10 +108,12 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
         **{f"reward/{term}": float(np.concatenate(values).mean()) for term, values in terms.items()},
         **{key: float(np.mean([one[key] for one in diverse])) for key in diverse[0]},
     }
-    widths = {
-        tag: half_width(all_.reshape(size, draws), asked[::draws]) for tag, all_ in (("reward", rewards), ("kl", kl))
-    }
-    return Evaluation(metrics, rewards, transcripts, {tag: w for tag, w in widths.items() if w is not None})
+    found = {"reward": rewards.reshape(size, draws), "kl": kl.reshape(size, draws)}
+    widths = {tag: half_width(table, asked[::draws]) for tag, table in found.items()}
+    by_prompt: dict[str, list[Any]] = {tag: table.mean(1).tolist() for tag, table in found.items()}
+    by_prompt["asked"] = [hashlib.sha256(repr(one).encode()).hexdigest()[:16] for one in asked[::draws]]
+    ci95 = {tag: width for tag, width in widths.items() if width is not None}
+    return Evaluation(metrics, rewards, transcripts, ci95, by_prompt)
 
 
 def describe(game: BatchEnv, rollout: Rollout) -> tuple[dict[str, float], dict[str, np.ndarray]]:

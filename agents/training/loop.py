@@ -47,6 +47,7 @@ from ..runs.logbook import Logbook, lock
 from ..runs.saved import check_saved
 from .assemble import assemble
 from .assess import assess_run
+from .cost import metered
 from .evaluate import Evaluation, describe
 from .outcome import evaluate_agents, save_agents, transcripts, write_summary
 from .play import play
@@ -59,7 +60,7 @@ class Run:
     """A training run in a folder of its own. `train` takes it to its end; or drive it by hand:
 
         with Run(config, "runs/mine") as run:
-            while run.iteration < config.iterations:
+            while not run.ended:
                 metrics = run.iterate()
             summary = run.finish()
 
@@ -116,13 +117,18 @@ class Run:
                 locked.close()
             raise
         write_config(self.directory, self.config, self.parts.rests_on)
-        if self.iteration < config.iterations:  # a summary would be that of an earlier, shorter run
+        if not self.ended:  # a summary would be that of an earlier, shorter run
             (self.directory / "summary.json").unlink(missing_ok=True)
 
     @property
     def iteration(self) -> int:
         """Finished iterations."""
         return self.state.iteration
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last iteration is finished, or the budget is spent."""
+        return self.iteration >= self.config.iterations or self.config.budget.is_spent(*self.state.spent)
 
     # ---------------------------------------------------------------- the loop
     def train(self) -> dict[str, Any]:
@@ -132,12 +138,11 @@ class Run:
             Interrupted: Ctrl-C was pressed, or SIGTERM or SIGHUP came; the run saved itself.
             CoevoError: Something failed; what could be saved was, and the message says where.
         """
-        total = self.config.iterations
         with self, deferred_interrupt(self.say) as interrupted:
             self.begin()
-            while self.iteration < total or self.state.pending:
+            while not self.ended or self.state.pending:
                 self.iterate()
-                if interrupted and self.iteration < total:
+                if interrupted and not self.ended:
                     self.save()
                     raise stopped(self.directory, self.config, self.iteration, interrupted[0])
             return self.finish()
@@ -228,12 +233,12 @@ class Run:
             forget(parts, config)
         actors = parts.actors()
         guest = parts.opponents.invite(self.iteration, actors) if parts.opponents else None
-        with remembering(actors):
+        metrics: dict[str, float] = {}
+        with metered(config, parts, metrics), remembering(actors):
             play(game, actors)
             sampled = time.perf_counter()
             rollouts = game.rollouts()
             playing = [number for number in range(len(agents)) if number != guest]
-            metrics: dict[str, float] = {}
             for number in playing:
                 values, histograms = describe(game, rollouts[number])
                 metrics.update({f"{agents[number]}/{tag}": value for tag, value in values.items()})
@@ -243,6 +248,8 @@ class Run:
             updated = self._update(rollouts, playing, metrics)
         game.update_controllers(playing)
         self.state.iteration += 1
+        cost = config.budget.spends(metrics)
+        self.state.spent = (self.state.spent[0] + cost, cost)
         if parts.opponents:
             metrics.update(parts.opponents.conclude(self.iteration, rollouts))
         metrics["time/rollout_s"], metrics["time/update_s"] = sampled - started, time.perf_counter() - sampled
@@ -311,7 +318,7 @@ class Run:
     def _evaluates(self) -> bool:
         """Whether the iteration just finished ends with an evaluation."""
         every = self.config.eval_every
-        return self.iteration == self.config.iterations or bool(every and self.iteration % every == 0)
+        return self.ended or bool(every and self.iteration % every == 0)
 
     def _saves(self) -> bool:
         """Whether the iteration just finished ends with a checkpoint."""

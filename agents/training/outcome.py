@@ -129,7 +129,15 @@ def write_summary(
         }
         for name in names
     }
-    summary = {"iterations": iteration, "task": task, "measured": assessed.measured(), "agents": agents, "run": run}
+    by_prompt = {name: result.by_prompt for name, result in assessed.results.items()}
+    summary = {
+        "iterations": iteration,
+        "task": task,
+        "measured": assessed.measured(),
+        "agents": agents,
+        "by_prompt": by_prompt,
+        "run": run,
+    }
     write_json(directory / "summary.json", summary)
     return summary
 

@@ -38,6 +38,7 @@ class State:
         before: {"metrics": ...} of each agent before training; {} until they have been measured.
         pending: What the iteration just finished still has to write down.
         offsets: Bytes of each log that belong to this state.
+        spent: Of the budget: in all, and in the last iteration.
     """
 
     iteration: int = 0
@@ -45,6 +46,7 @@ class State:
     before: dict[str, Any] = field(default_factory=dict)
     pending: dict[str, Any] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
+    spent: tuple[float, float] = (0.0, 0.0)
 
 
 def forget(parts: Parts, config: Config) -> None:
@@ -81,6 +83,7 @@ def save_state(directory: Path, state: State, parts: Parts, keep: int) -> None:
         "before": state.before,
         "pending": state.pending,
         "offsets": state.offsets,
+        "spent": list(state.spent),
         "run": parts.rests_on["run"],
     }
     states = {name: learner.state_dict() for name, learner in parts.named_learners()}
@@ -148,7 +151,8 @@ def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, An
         if isinstance(parts.game.rules.roles, AdaptiveRoles):
             parts.game.rules.roles.load_state_dict(meta["roles"])
         best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
-        return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"])
+        spent = tuple(meta.get("spent") or (0.0, 0.0))
+        return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"], spent)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if short_of_memory(error):
             raise

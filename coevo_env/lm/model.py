@@ -28,6 +28,7 @@ from .logits import BLOCK, FrozenHead, divergence, stream, warp_logits
 from .network import Network, positions_of
 from .pretrained import load, pick_device
 from .sampler import Generation, distinct, sample
+from .tally import Tally
 from .tape import Tape, find
 
 __all__ = ["Generation", "LanguageModel", "pick_device", "warp_logits"]
@@ -91,7 +92,7 @@ class LanguageModel(Network):
         """Another view of the same peft module: one of its adapters, or None for all adapters
         off."""
         view = copy.copy(self)
-        view.adapter = adapter
+        view.adapter, view.tally = adapter, Tally()
         return view
 
     # ---------------------------------------------------------------- sampling
@@ -123,7 +124,9 @@ class LanguageModel(Network):
             ConfigError: The longest context and `max_new_tokens` are more than the model's
                 positions.
         """
-        return sample(self, contexts, max_new_tokens, sampling, uniforms, value, tape, keep)
+        drawn = sample(self, contexts, max_new_tokens, sampling, uniforms, value, tape, keep)
+        self.tally += Tally(prompt=sum(map(len, contexts)), generated=int(drawn.lengths.sum()))
+        return drawn
 
     # ---------------------------------------------------------------- scoring
     def score_tensor(
@@ -154,6 +157,8 @@ class LanguageModel(Network):
         """
         longest = int(lengths.max())
         tokens, lengths = np.asarray(tokens)[:, :longest], np.asarray(lengths)
+        read = sum(map(len, contexts)) + int(lengths.sum())
+        self.tally += Tally(trained=read) if torch.is_grad_enabled() else Tally(scored=read)
         valid = np.arange(longest) < lengths[:, None]
         steps = np.nonzero(valid)[1]
         known = find(tapes, contexts, tokens, lengths) if tapes else None

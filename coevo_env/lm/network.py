@@ -22,6 +22,7 @@ from .cache import growing
 from .gpt2 import GPT2, KeysAndValues
 from .logits import BLOCK
 from .pretrained import quietly
+from .tally import Tally
 from .tokenizer import TextTokenizer, ends_of
 
 __all__ = ["SMALL", "Network", "positions_of"]
@@ -48,6 +49,7 @@ class Network:
             has where its rotary factors switch with the longest row of a batch.
         takes_grid: Whether a cached step takes a ready-made mask.
         short: The short way through a small GPT-2.
+        tally: What it has been asked to do, through this view.
     """
 
     def __init__(self, module: Any, tokenizer: TextTokenizer, adapter: str | None = None):
@@ -76,7 +78,7 @@ class Network:
 
     def _hold(self, module: Any, adapter: str | None) -> None:
         """Takes up a model, of which nothing is known yet, or everything by another one like it."""
-        self.module, self.adapter = module.eval(), adapter
+        self.module, self.adapter, self.tally = module.eval(), adapter, Tally()
         self.is_peft = hasattr(module, "get_base_model")  # peft leaves other marks on what it has merged
         if self.is_peft and any(config.is_prompt_learning for config in module.peft_config.values()):
             raise ConfigError(
