@@ -27,6 +27,7 @@ from .budget import BudgetConfig
 
 __all__ = ["Config", "made", "settings_label"]
 
+FINAL = ("test", "validation")
 WEIGHTS = ("separate", "shared", "lora", "shared-lora")
 POSITIVE = (
     *("batch_size", "iterations", "eval_prompts", "eval_draws", "num_agents", "keep", "group_size"),
@@ -115,7 +116,9 @@ class Config:
             start and the end.
         eval_prompts: Prompts per evaluation, of the validation split and at the end of the test
             split.
-        eval_draws: Answers to each prompt of the test split, at the end.
+        eval_draws: Answers to each prompt at the end.
+        final_split: What the numbers at the end are of: "test"; or "validation" in runs that are
+            there to choose settings by, which leave the test split unread.
         save_every: Iterations between checkpoints; 0 saves only at the end.
         keep: Checkpoints kept (the best one is kept besides).
         device, dtype: "cpu", "cuda", "auto"; "float32", "bfloat16".
@@ -161,6 +164,7 @@ class Config:
     eval_every: int = 10
     eval_prompts: int = 128
     eval_draws: int = 8
+    final_split: str = "test"
     save_every: int = 10
     keep: int = 2
     device: str = "cpu"
@@ -180,6 +184,8 @@ class Config:
             )
         if self.chat not in (True, False, "auto"):
             raise unknown_name("chat", self.chat, ("auto", "true", "false"))
+        if self.final_split not in FINAL:
+            raise unknown_name("final_split", self.final_split, FINAL)
         if self.weights not in WEIGHTS:
             raise unknown_name("weights", self.weights, WEIGHTS)
         check_scheme(self.updates)

@@ -117,7 +117,7 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
     if config.shared:  # one policy has one KL and one coefficient
         game.controllers = game.controllers[:1] * config.num_agents
     held_out = evaluation_game(config, task, reference)
-    final = evaluation_game(config, task, reference, split="test", draws=config.eval_draws)
+    final = evaluation_game(config, task, reference, split=config.final_split, draws=config.eval_draws)
     for evaluation in (held_out, final):
         evaluation.rules.check_contexts()
     if not (directory / "config.json").exists():  # who resumes a run has read it

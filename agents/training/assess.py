@@ -114,7 +114,7 @@ def _measured(
     base = load(reference or config.model)
     use_threads(config, base)
     notes = compared(config, task, models.values(), None if reference else base, run) if check else ()
-    game = evaluation_game(config, task, base, split="test", draws=config.eval_draws)
+    game = evaluation_game(config, task, base, split=config.final_split, draws=config.eval_draws)
     alone = reference is None and config.model in models.values()  # a KL of a model to itself says nothing
     results = {} if alone else {"reference": evaluate(game, base, "reference")}
     for name, spec in models.items():

@@ -151,8 +151,8 @@ def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, An
         if isinstance(parts.game.rules.roles, AdaptiveRoles):
             parts.game.rules.roles.load_state_dict(meta["roles"])
         best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
-        spent = tuple(meta.get("spent") or (0.0, 0.0))
-        return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"], spent)
+        total, last = meta.get("spent") or (0.0, 0.0)
+        return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"], (total, last))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if short_of_memory(error):
             raise
