@@ -75,6 +75,7 @@ class Record:
         directory: The folder.
         config: Resolved settings, empty if unreadable.
         provenance: Versions, platform, commit; empty if unreadable.
+        inputs: Digests of what the run rests on; empty if unreadable, or of a run of 0.1.
         metrics: One dictionary per iteration, in order; values are finite floats.
         transcripts: Episodes, in order of writing.
         summary: What the finished run wrote, or {}.
@@ -84,6 +85,7 @@ class Record:
     directory: Path
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, float]] = field(default_factory=list)
     transcripts: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -203,6 +205,7 @@ def read_record(directory: str | Path) -> Record:
     record = Record(directory)
     saved = _object(record, "config.json", ConfigFile, "It belongs to every run; the settings are not shown.")
     record.config, record.provenance = _shown(saved.get("config", {})), _shown(saved.get("provenance", {}))
+    record.inputs = _shown(saved.get("inputs") or {})
     rows: dict[float, dict[str, float]] = {}
     for row in _lines(record, "metrics.jsonl", Metrics, METRICS_BYTES):
         # a resumed run may have written an iteration twice; the later one counts

@@ -24,7 +24,7 @@ from ..learners.learner import LEARNERS, learner_name, settings_class
 from .config import Config, settings_label
 from .presets import PRESETS
 
-__all__ = ["apply", "explained", "from_dict", "listing", "names", "preset", "read_toml", "to_dict"]
+__all__ = ["apply", "explained", "from_dict", "listing", "names", "preset", "read_nested", "read_toml", "to_dict"]
 
 OPTIONS = "task_options"
 """The setting that holds options by name, whatever these are."""
@@ -232,6 +232,27 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, or asks for what only a person may ask for.
     """
+    data = read_nested(path)
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    if flat.get("trust_remote_code"):
+        raise ConfigError(
+            f"{path}: trust_remote_code lets a model run code of its own, which a file cannot ask for; give it on the "
+            "command line: --set trust_remote_code=true."
+        )
+    return flat
+
+
+def read_nested(path: str | Path) -> dict[str, Any]:
+    """What a TOML file says, as it is.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
@@ -245,18 +266,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ConfigError(f"{path} could not be read as TOML: {what}.") from error
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
-        else:
-            flat[name] = value
-    if flat.get("trust_remote_code"):
-        raise ConfigError(
-            f"{path}: trust_remote_code lets a model run code of its own, which a file cannot ask for; give it on the "
-            "command line: --set trust_remote_code=true."
-        )
-    return flat
+    return data
 
 
 def _toml(value: Any) -> str:

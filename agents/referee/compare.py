@@ -1,0 +1,244 @@
+"""Rows judged: what each arm reached, how arms differ, and what can be said of each claim.
+
+One idea: a judgement is plain data, computed from rows and claims alone and by
+`coevo_agents.referee.statistics` alone, so that pages only have to show it and anybody can make it
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from coevo_env.errors import ConfigError
+
+from . import statistics
+from .measures import find_measure
+from .rows import Row, check_rows
+from .statistics import FEWEST, Interval, Verdict
+from .suite import Claim
+
+__all__ = ["Cell", "Difference", "Judged", "Judgement", "judge"]
+
+SHOWN = ("reward", "kl", "J", "distinct_2", "repeat", "length", "drawdown", "collapsed")
+"""Measures of the first table."""
+COSTS = ("episodes", "generated_tokens", "tokens", "flops", "cpu_s", "wall_s", "gain_per_mtoken", "gain_per_cpu_hour")
+"""Measures of the table of costs."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measure over the seeds of an arm.
+
+    Attributes:
+        values: One for each seed that has it.
+        mean, spread: Mean with its interval; standard deviation, None of one value.
+        iqm: Interquartile mean.
+    """
+
+    values: tuple[float, ...]
+    mean: Interval
+    iqm: float
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A measure of one arm less that of another, seed by seed; positive is better.
+
+    Attributes:
+        ours, theirs, task, measure: Of what.
+        values: One for each seed that both have.
+        mean, iqm: With intervals over seeds.
+        prompts: Interval of the mean over seeds and prompts, for reward, kl and J.
+        chance: How likely a run of ours is better than one of theirs.
+        pvalue: Of the sign-flip test.
+    """
+
+    ours: str
+    theirs: str
+    task: str
+    measure: str
+    values: tuple[float, ...]
+    mean: Interval
+    iqm: Interval
+    prompts: Interval | None
+    chance: Interval
+    pvalue: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim on a task, and what came of it.
+
+    Attributes:
+        claim, task: Which.
+        difference: What it rests on; None where no seed has both runs.
+        adjusted: The p-value after Holm's correction over all claims.
+        equivalence: The p-value of two one-sided tests within the margin.
+        verdict: In words.
+        powered: How likely as many seeds show a difference of the margin, with the spread that was
+            seen; None under two seeds.
+    """
+
+    claim: Claim
+    task: str
+    difference: Difference | None
+    adjusted: float
+    equivalence: float
+    verdict: Verdict
+    powered: float | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything that a report shows.
+
+    Attributes:
+        arms, tasks: Names, in order.
+        cells: (arm, task, measure) -> over seeds.
+        judged: Every claim on every task.
+        failed: Rows of runs that failed.
+        rows: All rows.
+        notes: What is to be said besides.
+        stated: Whether the claims were written down before the runs.
+    """
+
+    arms: list[str]
+    tasks: list[str]
+    cells: dict[tuple[str, str, str], Cell]
+    judged: list[Judged]
+    failed: list[Row]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    stated: bool = True
+
+    def cell(self, arm: str, task: str, measure: str) -> Cell | None:
+        """A measure of an arm, where it has it."""
+        return self.cells.get((arm, task, measure))
+
+
+def judge(rows: Sequence[Row], claims: Sequence[Claim], notes: Sequence[str] = (), stated: bool = True) -> Judgement:
+    """Judges rows.
+
+    Args:
+        rows: Of runs.
+        claims: What is to be judged; all of them, on all tasks, are one family.
+        notes: To be shown besides.
+        stated: Whether the claims stood before the runs.
+
+    Raises:
+        ConfigError: The rows do not belong into one table, or none of them succeeded.
+    """
+    said = [*notes, *check_rows(rows)]
+    failed = [row for row in rows if row.error is not None]
+    fine = [row for row in rows if row.error is None]
+    if not fine:
+        raise ConfigError(f"all {len(rows)} runs failed; the first one: {rows[0].error if rows else 'there is none'}")
+    arms, tasks = list(dict.fromkeys(row.arm for row in rows)), list(dict.fromkeys(row.task for row in rows))
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for arm in arms:
+        for task in tasks:
+            mine = [row for row in fine if (row.arm, row.task) == (arm, task)]
+            for measure in dict.fromkeys(name for row in mine for name in row.measures):
+                cells[arm, task, measure] = _cell([r.measures[measure] for r in mine if measure in r.measures])
+    said += _missing(rows, arms, tasks)
+    found = [(claim, task, difference(fine, claim, task)) for claim in claims for task in tasks]
+    pvalues = [one.pvalue for _, _, one in found if one is not None]
+    adjusted = iter(statistics.holm(pvalues) if pvalues else [])
+    judged = [_judged(claim, task, one, next(adjusted) if one is not None else 1.0) for claim, task, one in found]
+    return Judgement(arms, tasks, cells, judged, failed, list(rows), said, stated)
+
+
+def _cell(values: Sequence[float]) -> Cell:
+    array = np.asarray(values, float)
+    spread = float(array.std(ddof=1)) if len(array) > 1 else None
+    return Cell(tuple(values), statistics.interval(array), float(statistics.interquartile_mean(array)), spread)
+
+
+def difference(rows: Sequence[Row], claim: Claim, task: str) -> Difference | None:
+    """The paired difference that a claim is about; None where no seed has both runs."""
+    measure, sign = claim.measure, 1.0 if find_measure(claim.measure).higher else -1.0
+
+    def of(arm: str) -> dict[int, Row]:
+        return {row.seed: row for row in rows if (row.arm, row.task) == (arm, task) and measure in row.measures}
+
+    ours, theirs = of(claim.better), of(claim.than)
+    seeds = [seed for seed in ours if seed in theirs]
+    if not seeds:
+        return None
+    mine = np.array([ours[seed].measures[measure] for seed in seeds])
+    its = np.array([theirs[seed].measures[measure] for seed in seeds])
+    values = sign * (mine - its)
+    return Difference(
+        ours=claim.better,
+        theirs=claim.than,
+        task=task,
+        measure=measure,
+        values=tuple(values.tolist()),
+        mean=statistics.interval(values),
+        iqm=statistics.interval(values, statistics.interquartile_mean),
+        prompts=_over_prompts([ours[s] for s in seeds], [theirs[s] for s in seeds], measure, sign),
+        chance=statistics.chance_of_improvement(sign * mine, sign * its),
+        pvalue=statistics.sign_flip(values),
+    )
+
+
+def _over_prompts(ours: Sequence[Row], theirs: Sequence[Row], measure: str, sign: float) -> Interval | None:
+    """The two-way interval, where rows have the measure prompt by prompt."""
+
+    def table(rows: Sequence[Row]) -> np.ndarray | None:
+        if not all(row.by_prompt.get("reward") for row in rows):
+            return None
+        reward, kl = (np.array([row.by_prompt[tag] for row in rows]) for tag in ("reward", "kl"))
+        if measure != "J":
+            return {"reward": reward, "kl": kl}.get(measure)
+        betas = np.array([float(row.settings.get("kl", {}).get("beta", 0.0)) for row in rows])
+        return reward - betas[:, None] * kl
+
+    mine, its = table(ours), table(theirs)
+    return None if mine is None or its is None else statistics.two_way(sign * (mine - its))
+
+
+def _judged(claim: Claim, task: str, found: Difference | None, adjusted: float) -> Judged:
+    if found is None:
+        sentence = f"{claim.better} against {claim.than}: no seed has both runs with {claim.measure}; no verdict."
+        return Judged(claim, task, None, 1.0, 1.0, Verdict("", sentence))
+    names = {"ours": claim.better, "theirs": claim.than, "measure": find_measure(claim.measure).title}
+    verdict = statistics.verdict(found.values, claim.margin, adjusted, **names)
+    if claim.equal and verdict.kind:
+        kind = {"equivalent": "supported", "supported": "contradicted"}.get(verdict.kind, verdict.kind)
+        verdict = Verdict(kind, verdict.sentence)
+    powered = None
+    if len(found.values) > 1:
+        powered = statistics.power(float(np.std(found.values, ddof=1)), claim.margin, len(found.values))
+    return Judged(claim, task, found, adjusted, statistics.equivalence(found.values, claim.margin), verdict, powered)
+
+
+def _missing(rows: Sequence[Row], arms: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """Sentences about seeds that an arm lacks, and about too few of them."""
+    said = []
+    for task in tasks:
+        seeds = {arm: {row.seed for row in rows if (row.arm, row.task, row.error) == (arm, task, None)} for arm in arms}
+        every = set.union(*seeds.values())
+        for arm, mine in seeds.items():
+            if lacking := sorted(every - mine):
+                some = ", ".join(map(str, lacking[:10])) + (", ..." if len(lacking) > 10 else "")
+                said.append(f"{arm} on {task} has no run of seed {some}; differences are of the seeds that both have.")
+        if len(every) < FEWEST:
+            said.append(f"{task} has {len(every)} seeds; under {FEWEST} differences are shown and no verdict is given.")
+    return said
+
+
+def table(judgement: Judgement, task: str, measures: Sequence[str]) -> list[dict[str, Any]]:
+    """For each arm the cells of some measures, those that any arm has."""
+    known = [m for m in measures if any(judgement.cell(arm, task, m) for arm in judgement.arms)]
+    return [{"arm": arm, **{m: judgement.cell(arm, task, m) for m in known}} for arm in judgement.arms]
+
+
+def named(measures: Mapping[str, Any]) -> list[str]:
+    """Headings of a table."""
+    return [find_measure(name).title for name in measures if name != "arm"]
