@@ -313,6 +313,82 @@ def evaluate(
         _say(f"No KL: {agent} belongs to no run. Give --reference, the model that it was trained from, to measure one.")
 
 
+# The options of `coevo compare` and its kin.
+SuiteOut = Annotated[Path | None, typer.Option("--out", help="Folder of the runs; by default runs/NAME.")]
+Workers = Annotated[int, typer.Option(help="Runs at a time, each in a process of its own.")]
+Executor = Annotated[str, typer.Option(help="processes, or ray (extra): a cluster that shares the folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print arms, runs and estimated hours, and exit.")]
+Lang = Annotated[str, typer.Option(help="Language of the report: en or ja.")]
+Html = Annotated[Path | None, typer.Option(help="Where to write the page.")]
+Markdown = Annotated[Path | None, typer.Option(help="Where to write the same as Markdown.")]
+Price = Annotated[float, typer.Option("--price-per-hour", help="Of a processor, for projections of cost.")]
+
+
+@app.command()
+def compare(
+    places: Annotated[list[Path], typer.Argument(help="A suite (SUITE.toml), run folders, or rows (NAME.rows.jsonl).")],
+    out: SuiteOut = None,
+    workers: Workers = 1,
+    executor: Executor = "processes",
+    margin: Annotated[float, typer.Option(help="Smallest difference in J that matters, of run folders.")] = 0.0,
+    dry_run: DryRun = False,
+    lang: Lang = "en",
+    html: Html = None,
+    markdown: Markdown = None,
+    price: Price = 0.0,
+) -> None:
+    """Says whether one way to train is better than another, by how much, at what cost, and how sure
+    that is: of a suite that it runs, or of runs that exist."""
+    from .pages.judging import judging
+
+    judging(console, places, out, workers, executor, dry_run, lang, html, markdown, price, margin)
+
+
+@app.command()
+def sweep(
+    settings: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE[,VALUE...]", help="Settings; several values are swept.")
+    ],
+    seeds: Annotated[int, typer.Option(help="Seeds of every combination.")] = 3,
+    preset: Annotated[str, typer.Option(help=f"Named settings: {', '.join(PRESETS)}.")] = "default",
+    measure: Annotated[str, typer.Option(help="What is compared (docs/referee.md).")] = "J",
+    margin: Annotated[float, typer.Option(help="Smallest difference that matters.")] = 0.0,
+    out: SuiteOut = None,
+    workers: Workers = 1,
+    executor: Executor = "processes",
+    dry_run: DryRun = False,
+    lang: Lang = "en",
+    html: Html = None,
+    markdown: Markdown = None,
+    price: Price = 0.0,
+) -> None:
+    """Compares values of settings: a suite written on the command line."""
+    from .pages.judging import judging
+    from .referee.command import sweep as suite
+
+    swept = suite(settings, seeds, measure, margin, preset)
+    judging(console, swept, out, workers, executor, dry_run, lang, html, markdown, price)
+
+
+@app.command()
+def pareto(
+    suite: Annotated[Path, typer.Argument(help="A suite with a [frontier].")],
+    out: SuiteOut = None,
+    workers: Workers = 1,
+    executor: Executor = "processes",
+    dry_run: DryRun = False,
+    lang: Lang = "en",
+    html: Html = None,
+    markdown: Markdown = None,
+    price: Price = 0.0,
+) -> None:
+    """Draws and compares frontiers: what methods reach at each distance from the initial model."""
+    from .pages.judging import judging
+    from .referee.command import pareto as with_frontier
+
+    judging(console, with_frontier(suite), out, workers, executor, dry_run, lang, html, markdown, price)
+
+
 @app.command()
 def play(
     agent: Annotated[

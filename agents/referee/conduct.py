@@ -27,6 +27,7 @@ from ..launch.executor import Job, Outcome, run_all
 from ..runs.budget import KINDS
 from ..runs.config import Config
 from ..runs.record import Record, read_record
+from .frontier import method_of
 from .measures import find_measure
 from .rows import Row, row_of, write_rows
 from .suite import TUNING_SEEDS, Arm, Suite
@@ -125,7 +126,7 @@ def conduct(
 
 def _phases(suite: Suite) -> Iterator[list[Arm]]:
     """The arm whose cost the others get comes first."""
-    first = [arm for arm in suite.arms if arm.name == suite.match.like]
+    first = [arm for arm in suite.arms if method_of(arm.name) == suite.match.like]
     yield from ([first, [arm for arm in suite.arms if arm not in first]] if first else [list(suite.arms)])
 
 
@@ -138,10 +139,11 @@ def _config(
         return suite.config(arm, task, seed, **chosen)
     if match.amount:
         return suite.config(arm, task, seed, iterations=MANY, **chosen)
-    if arm.name == match.like:
+    if method_of(arm.name) == match.like:
         config = suite.config(arm, task, seed, **chosen)
         return replace(config, count_flops=True) if match.by == "flops" else config
-    model = rows[match.like, task, seed]
+    point = arm.name.removeprefix(method_of(arm.name))  # the same point of its curve, where there are curves
+    model = rows[match.like + point, task, seed]
     if model.error is not None:
         return f"the run of {match.like} whose cost it was to have failed"
     return suite.config(arm, task, seed, model.measures[f"{SPENT}/{match.by}"], iterations=MANY, **chosen)

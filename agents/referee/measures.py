@@ -48,8 +48,10 @@ def find_measure(name: str) -> Measure:
     """
     if name.startswith("reward/"):
         return Measure(f"{name[7:]} (term)", "raw value", True, _final(name))
+    if name.startswith("reward_at_kl/"):
+        return Measure(f"reward at a KL of {name[13:]} nats", "reward", True, lambda record: None)
     if name not in MEASURES:
-        raise unknown_name("measure", name, (*MEASURES, "reward/TERM"))
+        raise unknown_name("measure", name, (*MEASURES, "reward/TERM", "reward_at_kl/K"))
     return MEASURES[name]
 
 
@@ -286,6 +288,7 @@ MEASURES: dict[str, Measure] = {
     "flops": Measure("model FLOPs", "FLOPs", False, _sum("cost/flops")),
     "cpu_s": Measure("processor time of training", "seconds", False, _sum("time/cpu_s")),
     "wall_s": Measure("time of training", "seconds", False, _sum("time/rollout_s", "time/update_s")),
+    "hypervolume": Measure("area under the frontier", "reward", True, lambda record: None),
     "gain_per_mtoken": Measure("gain per million tokens", "reward", True, _per(_gain, _ALL, 1e6)),
     "gain_per_cpu_hour": Measure("gain per processor hour", "reward", True, _per(_gain, ("time/cpu_s",), 3600.0)),
 }

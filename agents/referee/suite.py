@@ -2,8 +2,8 @@
 the first of them.
 
 One idea: a suite is a TOML file and nothing else, so that it can be read, hashed and run again.
-Arms differ in what the file says and in nothing else: whatever would make a comparison unfair (another
-beta, reward, length or clip) is refused unless the arm says why.
+Arms differ in what the file says and in nothing else: whatever would make a comparison unfair
+(another beta, reward, length or clip) is refused unless the arm says why.
 
     claim = "Two agents that exchange roles reach a better J than one, at equal episodes."
     seeds = 20
@@ -41,6 +41,7 @@ from coevo_env.errors import ConfigError, real, unknown_name, whole
 from ..runs.budget import KINDS, BudgetConfig
 from ..runs.config import Config
 from ..runs.settings import apply, preset, read_nested
+from .frontier import MARK, Frontier
 from .measures import find_measure
 
 __all__ = ["Arm", "Claim", "Match", "Suite", "Tuning", "read_suite"]
@@ -135,6 +136,7 @@ class Suite:
         match, tuning: See there.
         settings: Of every run, by dotted name.
         preset: From which they depart.
+        frontier: How curves are drawn, where arms are curves; each arm stands for several then.
         digest: SHA-256 of what the file says.
     """
 
@@ -148,6 +150,7 @@ class Suite:
     tuning: Tuning = Tuning()
     settings: dict[str, Any] = field(default_factory=dict)
     preset: str = "default"
+    frontier: Frontier | None = None
     digest: str = ""
 
     def arm(self, name: str) -> Arm:
@@ -177,7 +180,7 @@ class Suite:
 
 KEYS = (
     *("claim", "seeds", "first_seed", "preset", "settings", "tasks", "arms", "match", "tuning", "claims"),
-    *("title",),
+    *("title", "frontier"),
 )
 SAME = (
     *("model", "task", "task_options", "kl", "temperature", "max_new_tokens", "min_new_tokens", "max_context"),
@@ -207,6 +210,7 @@ def make_suite(data: Mapping[str, Any], name: str) -> Suite:
     seeds = _seeds(data)
     arms = _arms(data)
     names = [arm.name for arm in arms]
+    frontier = _frontier(_table(data, "frontier"))
     claims = tuple(_claim(number, one, names) for number, one in enumerate(_list(data, "claims"), 1))
     if not claims:
         raise ConfigError(
@@ -219,6 +223,7 @@ def make_suite(data: Mapping[str, Any], name: str) -> Suite:
         seeds=seeds,
         tasks={task: _flat(one) for task, one in _table(data, "tasks").items()} or {"": {}},
         arms=arms,
+        frontier=frontier,
         claims=claims,
         match=_match(_table(data, "match"), names),
         tuning=_tuning(_table(data, "tuning"), arms),
@@ -231,7 +236,7 @@ def make_suite(data: Mapping[str, Any], name: str) -> Suite:
         suite = replace(suite, tasks={task: {}})
     for task in suite.tasks:
         _check_same(suite, task)
-    return suite
+    return replace(suite, arms=_points(arms, frontier))
 
 
 # ---------------------------------------------------------------- what is in a file
@@ -320,6 +325,32 @@ def _tuning(given: Mapping[str, Any], arms: Sequence[Arm]) -> Tuning:
     if tuning.trials not in (0, size):
         raise ConfigError(f"tuning.trials={tuning.trials} with grids of {size}; leave it out, a grid is tried whole.")
     return replace(tuning, trials=size)
+
+
+def _frontier(given: Mapping[str, Any]) -> Frontier | None:
+    if not given:
+        return None
+    for key in given:
+        if key not in Frontier.__dataclass_fields__:
+            raise unknown_name("entry of [frontier]", key, Frontier.__dataclass_fields__)
+    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return Frontier(**lists)  # pyright: ignore[reportArgumentType]  # it checks what it is given
+
+
+def _points(arms: tuple[Arm, ...], frontier: Frontier | None) -> tuple[Arm, ...]:
+    """The arms that are run: of a frontier one for each point of each curve."""
+    if frontier is None:
+        return arms
+    return tuple(
+        replace(
+            arm,
+            name=f"{arm.name}{MARK}{value:g}",
+            settings={**arm.settings, frontier.setting: value},
+            why=arm.why or "it is a point of a curve",
+        )
+        for arm in arms
+        for value in frontier.values
+    )
 
 
 def _product(grid: Mapping[str, Sequence[Any]]) -> int:
