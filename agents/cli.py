@@ -10,11 +10,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
+import coevo_env
 from coevo_env.errors import CoevoError, first_line, printable, short_of_memory
 
 from .learners.learner import LEARNERS
@@ -203,8 +204,10 @@ def train(
         "device": device,
     }
     if not list_settings:
-        _start()
+        _say(f"coevo {coevo_env.__version__}: loading PyTorch")  # before what takes seconds to import
+    from .pages.training import trained
     from .runs.given import chosen, fresh_folder, overrides, own_data, resumed
+    from .runs.settings import listing
 
     named |= own_data(task, prompts, prompt_column, answer_column, reward, template or [])
     given = overrides(named, settings or [])
@@ -217,53 +220,13 @@ def train(
         config = chosen(preset, config_file, given)
         folder = out
     if list_settings:
-        _list(config)
+        for line in listing(config):
+            _say(line)
     elif folder is not None:
-        _train(config, folder, resume is not None)
+        trained(console, config, folder, resume is not None)
     else:
         with fresh_folder(config.task if task or config_file else preset or config.task) as folder:
-            _train(config, folder, False)
-
-
-def _list(config: Any) -> None:
-    from .runs.settings import listing
-
-    for line in listing(config):
-        _say(line)
-
-
-def _train(config: Any, folder: Path, resume: bool) -> None:
-    """Runs to the end, and says what there is to be seen."""
-    from .pages.progress import progress
-    from .pages.tables import summary_table
-    from .runs.folder import repeated
-    from .training.loop import Run
-
-    with progress(console, config) as report:
-        run = Run(config, folder, resume=resume, report=report, say=_say)
-        if not resume and (config.task == "own" or ":" in config.task):
-            _preview(run)
-        summary = run.train()
-    console.print(summary_table(summary))
-    again = repeated(config, "task")
-    _say(
-        f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play {folder}{again}\n"
-        f"Its numbers again: coevo eval {folder}{again}"
-    )
-
-
-def _start() -> None:
-    """The first line, before anything that takes seconds to import."""
-    import coevo_env
-
-    _say(f"coevo {coevo_env.__version__}: loading PyTorch")
-
-
-def _preview(run: Any) -> None:
-    """What agents will read, where nobody has seen it before."""
-    from coevo_env.game.preview import preview
-
-    _say(preview(run.parts.game.rules))
+            trained(console, config, folder, False)
 
 
 @app.command("eval")
@@ -460,8 +423,6 @@ def assets(
 @app.command()
 def version() -> None:
     """Prints the version."""
-    import coevo_env
-
     _say(coevo_env.__version__)
 
 

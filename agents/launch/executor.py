@@ -25,7 +25,7 @@ from ..runs.config import Config
 from ..runs.folder import provenance, read_saved
 from ..runs.settings import to_dict
 
-__all__ = ["Job", "Outcome", "check_same", "run_all"]
+__all__ = ["Job", "Outcome", "check_jobs", "check_same", "run_all", "run_one"]
 
 LOG = "run.log"
 """What a run printed, beside its folder."""
@@ -76,13 +76,7 @@ def run_all(
             of other code. Nothing was started then.
     """
     workers = whole("workers", workers, 1)
-    folders = [job.folder.resolve() for job in jobs]
-    if len(set(folders)) < len(folders):
-        twice = next(folder for folder in folders if folders.count(folder) > 1)
-        raise ConfigError(f"two runs would go to {twice}; expected a folder for each.")
-    for job in jobs:
-        if (job.folder / "config.json").exists():
-            check_same(job.folder, job.config)
+    check_jobs(jobs)
     found: dict[int, Outcome] = {}
     waiting = list(enumerate(jobs))
     running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
@@ -107,6 +101,21 @@ def run_all(
         for _, process, _ in running.values():
             process.wait()
     return [found[number] for number in range(len(jobs))]
+
+
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Whether every job has a folder of its own, and what is there already is its own run.
+
+    Raises:
+        ConfigError: Two jobs share a folder, or one holds another run.
+    """
+    folders = [job.folder.resolve() for job in jobs]
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise ConfigError(f"two runs would go to {twice}; expected a folder for each.")
+    for job in jobs:
+        if (job.folder / "config.json").exists():
+            check_same(job.folder, job.config)
 
 
 def check_same(folder: Path, config: Config) -> None:
@@ -149,12 +158,30 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
         )
 
 
+def run_one(job: Job) -> Outcome:
+    """Runs a job to its end in a process of its own, here and now."""
+    if (job.folder / "summary.json").exists():
+        return Outcome(job)
+    started = time.monotonic()
+    process = _start(job)
+    try:
+        status = process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+    return _outcome(job, status, started)
+
+
+def _outcome(job: Job, status: int, started: float) -> Outcome:
+    with suppress(OSError):
+        (job.folder.parent / f".{job.folder.name}.json").unlink(missing_ok=True)
+    return Outcome(job, _reason(job, status), time.monotonic() - started)
+
+
 def _ended(running: Mapping[int, tuple[Job, subprocess.Popen[bytes], float]]) -> Iterator[tuple[int, Outcome]]:
     for number, (job, process, started) in running.items():
         if (status := process.poll()) is not None:
-            with suppress(OSError):
-                (job.folder.parent / f".{job.folder.name}.json").unlink(missing_ok=True)
-            yield number, Outcome(job, _reason(job, status), time.monotonic() - started)
+            yield number, _outcome(job, status, started)
 
 
 def _reason(job: Job, status: int) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,24 @@ class Cell:
 
     Attributes:
         values: One for each seed that has it.
-        mean, spread: Mean with its interval; standard deviation, None of one value.
-        iqm: Interquartile mean.
     """
 
     values: tuple[float, ...]
-    mean: Interval
-    iqm: float
-    spread: float | None
+
+    @cached_property
+    def mean(self) -> Interval:
+        """The mean, with its interval."""
+        return statistics.interval(self.values)
+
+    @cached_property
+    def iqm(self) -> float:
+        """The interquartile mean."""
+        return float(statistics.interquartile_mean(self.values))
+
+    @cached_property
+    def spread(self) -> float | None:
+        """The standard deviation over seeds; None of one."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -51,23 +62,47 @@ class Difference:
 
     Attributes:
         ours, theirs, task, measure: Of what.
-        values: One for each seed that both have.
-        mean, iqm: With intervals over seeds.
-        prompts: Interval of the mean over seeds and prompts, for reward, kl and J.
-        chance: How likely a run of ours is better than one of theirs.
-        pvalue: Of the sign-flip test.
+        mine, its: The two, in the order of the seeds that both have, higher is better.
+        table: (S, P), the difference for each seed and prompt, where rows have that.
     """
 
     ours: str
     theirs: str
     task: str
     measure: str
-    values: tuple[float, ...]
-    mean: Interval
-    iqm: Interval
-    prompts: Interval | None
-    chance: Interval
-    pvalue: float
+    mine: tuple[float, ...]
+    its: tuple[float, ...]
+    table: np.ndarray | None = None
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """One for each seed."""
+        return tuple(a - b for a, b in zip(self.mine, self.its, strict=True))
+
+    @cached_property
+    def mean(self) -> Interval:
+        """The mean, with its interval over seeds."""
+        return statistics.interval(self.values)
+
+    @cached_property
+    def iqm(self) -> Interval:
+        """The interquartile mean, with its interval over seeds."""
+        return statistics.interval(self.values, statistics.interquartile_mean)
+
+    @cached_property
+    def prompts(self) -> Interval | None:
+        """The mean, with its interval over seeds and prompts, for reward, kl and J."""
+        return None if self.table is None else statistics.two_way(self.table)
+
+    @cached_property
+    def chance(self) -> Interval:
+        """How likely a run of ours is better than one of theirs."""
+        return statistics.chance_of_improvement(self.mine, self.its)
+
+    @cached_property
+    def pvalue(self) -> float:
+        """Of the sign-flip test."""
+        return statistics.sign_flip(self.values)
 
 
 @dataclass(frozen=True)
@@ -144,19 +179,14 @@ def judge(rows: Sequence[Row], claims: Sequence[Claim], notes: Sequence[str] = (
         for task in tasks:
             mine = [row for row in fine if (row.arm, row.task) == (arm, task)]
             for measure in dict.fromkeys(name for row in mine for name in row.measures):
-                cells[arm, task, measure] = _cell([r.measures[measure] for r in mine if measure in r.measures])
+                values = tuple(row.measures[measure] for row in mine if measure in row.measures)
+                cells[arm, task, measure] = Cell(values)
     said += _missing(rows, arms, tasks)
     found = [(claim, task, difference(fine, claim, task)) for claim in claims for task in tasks]
     pvalues = [one.pvalue for _, _, one in found if one is not None]
     adjusted = iter(statistics.holm(pvalues) if pvalues else [])
     judged = [_judged(claim, task, one, next(adjusted) if one is not None else 1.0) for claim, task, one in found]
     return Judgement(arms, tasks, cells, judged, failed, list(rows), said, stated)
-
-
-def _cell(values: Sequence[float]) -> Cell:
-    array = np.asarray(values, float)
-    spread = float(array.std(ddof=1)) if len(array) > 1 else None
-    return Cell(tuple(values), statistics.interval(array), float(statistics.interquartile_mean(array)), spread)
 
 
 def difference(rows: Sequence[Row], claim: Claim, task: str) -> Difference | None:
@@ -170,25 +200,13 @@ def difference(rows: Sequence[Row], claim: Claim, task: str) -> Difference | Non
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
         return None
-    mine = np.array([ours[seed].measures[measure] for seed in seeds])
-    its = np.array([theirs[seed].measures[measure] for seed in seeds])
-    values = sign * (mine - its)
-    return Difference(
-        ours=claim.better,
-        theirs=claim.than,
-        task=task,
-        measure=measure,
-        values=tuple(values.tolist()),
-        mean=statistics.interval(values),
-        iqm=statistics.interval(values, statistics.interquartile_mean),
-        prompts=_over_prompts([ours[s] for s in seeds], [theirs[s] for s in seeds], measure, sign),
-        chance=statistics.chance_of_improvement(sign * mine, sign * its),
-        pvalue=statistics.sign_flip(values),
-    )
+    mine, its = (tuple(sign * rows[seed].measures[measure] for seed in seeds) for rows in (ours, theirs))
+    table = _by_prompt([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], measure)
+    return Difference(claim.better, claim.than, task, measure, mine, its, None if table is None else sign * table)
 
 
-def _over_prompts(ours: Sequence[Row], theirs: Sequence[Row], measure: str, sign: float) -> Interval | None:
-    """The two-way interval, where rows have the measure prompt by prompt."""
+def _by_prompt(ours: Sequence[Row], theirs: Sequence[Row], measure: str) -> np.ndarray | None:
+    """(S, P) differences, where rows have the measure prompt by prompt."""
 
     def table(rows: Sequence[Row]) -> np.ndarray | None:
         if not all(row.by_prompt.get("reward") for row in rows):
@@ -200,7 +218,7 @@ def _over_prompts(ours: Sequence[Row], theirs: Sequence[Row], measure: str, sign
         return reward - betas[:, None] * kl
 
     mine, its = table(ours), table(theirs)
-    return None if mine is None or its is None else statistics.two_way(sign * (mine - its))
+    return None if mine is None or its is None else mine - its
 
 
 def _judged(claim: Claim, task: str, found: Difference | None, adjusted: float) -> Judged:

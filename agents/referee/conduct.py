@@ -19,18 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from coevo_env.errors import CoevoError, ConfigError
+from coevo_env.errors import ConfigError
 
 from ..launch.executor import Job, Outcome, run_all
-from ..runs.budget import KINDS
 from ..runs.config import Config
-from ..runs.record import Record, read_record
+from ..runs.record import read_record
 from .frontier import method_of
-from .measures import find_measure
 from .rows import Row, row_of, write_rows
-from .suite import TUNING_SEEDS, Arm, Suite
+from .suite import Arm, Suite
+from .trials import SPENT, best, row_from, trial_job, trial_row
 
 __all__ = ["Conducted", "conduct", "earlier", "plan", "rows_of"]
 
@@ -115,7 +112,7 @@ def conduct(
                             rows[arm.name, task, seed] = Row(arm.name, task, seed, error=found)
             outcomes = run(list(jobs.values()), workers, told)
             for key, outcome in zip(jobs, outcomes, strict=True):
-                rows[key] = _row(outcome, *key, chosen.get(key[:2], {}))
+                rows[key] = row_from(outcome, *key, chosen.get(key[:2], {}))
     finally:  # also what an interrupted suite has
         order = [(arm.name, task, seed) for task in suite.tasks for arm in suite.arms for seed in suite.seeds]
         kept = [rows[key] for key in order if key in rows]
@@ -149,26 +146,6 @@ def _config(
     return suite.config(arm, task, seed, model.measures[f"{SPENT}/{match.by}"], iterations=MANY, **chosen)
 
 
-SPENT = "spent"
-"""Measures of a row that say what the run spent, of each kind by which arms can be matched."""
-
-
-def _row(outcome: Outcome, arm: str, task: str, seed: int, chosen: Mapping[str, Any]) -> Row:
-    if outcome.error is not None:
-        return Row(arm, task, seed, error=outcome.error, chosen=dict(chosen))
-    try:
-        record = read_record(outcome.job.folder)
-        row = replace(row_of(record, arm, task, chosen), seed=seed)
-    except CoevoError as error:
-        return Row(arm, task, seed, error=str(error), chosen=dict(chosen))
-    spent = {f"{SPENT}/{kind}": _spent(record, kind) for kind in KINDS}
-    return replace(row, measures={**row.measures, **spent})
-
-
-def _spent(record: Record, kind: str) -> float:
-    return float(sum(sum(row.get(tag, 0.0) for tag in KINDS[kind]) for row in record.metrics))
-
-
 # ---------------------------------------------------------------- tuning
 def _tuned(suite: Suite, task: str, out: Path, workers: int, told: Callable[[Outcome], None], run: Runner) -> list[Row]:
     """Every configuration of every arm on the tuning seeds of a task."""
@@ -187,51 +164,6 @@ def _tuned(suite: Suite, task: str, out: Path, workers: int, told: Callable[[Out
         trial_row(suite, outcome, arm, task, number, seed, tried)
         for outcome, (arm, number, seed, tried) in zip(run(jobs, workers, told), keys, strict=True)
     ]
-
-
-def trial_job(suite: Suite, arm: Arm, task: str, number: int, seed: int, tried: Mapping[str, Any], out: Path) -> Job:
-    """One run that tries a configuration."""
-    more = {**tried, **suite.tuning.settings, "final_split": "validation"}
-    config = suite.config(arm, task, TUNING_SEEDS + seed, **more)
-    folder = out / "tuning" / task.replace(":", "-") / arm.name / f"{number}-{seed}"
-    return Job(f"{task}/{arm.name}/trial {number}, seed {seed}", config, folder)
-
-
-def trial_row(
-    suite: Suite, outcome: Outcome, arm: Arm, task: str, number: int, seed: int, tried: Mapping[str, Any]
-) -> Row:
-    """What came of it; a row's arm is the arm and the number of the configuration."""
-    row = _row(outcome, f"{arm.name} #{number}", task, TUNING_SEEDS + seed, tried)
-    value = row.measures.get(suite.tuning.measure)
-    if row.error is None and value is None:
-        return replace(row, error=f"it has no measure {suite.tuning.measure}")
-    return row
-
-
-def score(suite: Suite, rows: Sequence[Row]) -> float:
-    """What a configuration is worth: the mean over its seeds, higher is better; one whose runs
-    failed is worth nothing."""
-    if not rows or any(row.error for row in rows):
-        return -np.inf
-    sign = 1 if find_measure(suite.tuning.measure).higher else -1
-    return sign * float(np.mean([row.measures[suite.tuning.measure] for row in rows]))
-
-
-def best(suite: Suite, trials: Sequence[Row], arm: str, task: str) -> dict[str, Any]:
-    """The configuration with the best score; the first of equals.
-
-    Raises:
-        ConfigError: None of them could be run.
-    """
-    groups: dict[str, list[Row]] = {}
-    for row in trials:
-        if row.task == task and row.arm.rpartition(" #")[0] == arm:
-            groups.setdefault(row.arm, []).append(row)
-    scores = {name: score(suite, rows) for name, rows in groups.items()}
-    name = max(scores, key=lambda one: scores[one])
-    if scores[name] == -np.inf:
-        raise ConfigError(f"no configuration of arm {arm!r} could be run on {task}: {groups[name][0].error}")
-    return groups[name][0].chosen
 
 
 # ---------------------------------------------------------------- what a suite said

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from coevo_env.errors import ConfigError, real
+from coevo_env.errors import ConfigError, real, unknown_name
 
 from .rows import Row
 
-__all__ = ["MARK", "Frontier", "dominated", "frontier_rows", "hull", "method_of"]
+__all__ = ["MARK", "Frontier", "dominated", "frontier_rows", "hull", "method_of", "read_frontier"]
 
 MARK = " @ "
 """Between the name of a method and the value of the setting that draws its curve."""
@@ -50,6 +51,15 @@ class Frontier:
             raise ConfigError(f"frontier.values = {list(self.values)}; expected at least two different ones.")
         for value in (self.kl_max, *self.kl):
             real("frontier.kl_max and frontier.kl", value, 0)
+
+
+def read_frontier(given: Mapping[str, Any]) -> Frontier | None:
+    """What the `[frontier]` of a suite says, or None without one."""
+    for key in given:
+        if key not in Frontier.__dataclass_fields__:
+            raise unknown_name("entry of [frontier]", key, Frontier.__dataclass_fields__)
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return Frontier(**lists) if given else None
 
 
 def method_of(arm: str) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 
 from coevo_env.errors import ConfigError
 
+from ..runs.door import Misfit, plain_json
 from ..runs.record import Record
+from ..runs.schema import ByPrompt, Count, Measured, Name, Number, Numbers, Part, Sample, Text, misfit
 from .measures import curves, measured
 
 __all__ = ["Row", "check_rows", "read_rows", "row_of", "write_rows"]
@@ -143,10 +145,12 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            rows.append(_row(json.loads(line)))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            data = plain_json(line.decode("utf-8", errors="replace"))
+            misfit(data, RowFile)
+            rows.append(Row(**{name: value for name, value in data.items() if name in Row.__dataclass_fields__}))
+        except Misfit as error:
             raise ConfigError(
-                f"line {number} of {path} is no row ({type(error).__name__}: {str(error)[:200]}); expected what `coevo "
+                f"line {number} of {path} is no row ({error}); expected what `coevo "
                 "compare` wrote. Was it cut short? Copy it again, or remove the line to compare the others."
             ) from error
     if not rows:
@@ -155,16 +159,25 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _row(data: Any) -> Row:
-    if not isinstance(data, dict):
-        raise TypeError(f"a {type(data).__name__}")
-    row = Row(**data)
-    if not isinstance(row.arm, str) or not isinstance(row.task, str) or type(row.seed) is not int:
-        raise TypeError("arm, task and seed are not two names and a whole number")
-    for name, value in row.measures.items():
-        if type(value) not in (int, float) or abs(value) > 1e100:
-            raise ValueError(f"{name} is {value!r}")
-    return row
+class RowFile(Part):
+    """A line of a file of rows, which can come from anybody."""
+
+    arm: Name
+    task: Name
+    seed: Count
+    error: Text | None
+    measures: Numbers
+    by_prompt: ByPrompt
+    before: Numbers
+    curves: dict[Name, list[Number]]
+    samples: list[Sample]
+    measured: Measured | dict[Name, Any]
+    iterations: Count
+    settings: dict[Name, Any]
+    provenance: dict[Name, Any]
+    inputs: dict[Name, Any]
+    chosen: dict[Name, Any]
+    notes: list[Text]
 
 
 def check_rows(rows: Sequence[Row]) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 from coevo_env.errors import ConfigError, MissingExtraError
 
 from ..launch.executor import Outcome
-from .conduct import score, trial_job, trial_row
 from .rows import Row
 from .suite import Suite
+from .trials import score, trial_job, trial_row
 
 __all__ = ["proposed"]
 

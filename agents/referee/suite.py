@@ -41,7 +41,7 @@ from coevo_env.errors import ConfigError, real, unknown_name, whole
 from ..runs.budget import KINDS, BudgetConfig
 from ..runs.config import Config
 from ..runs.settings import apply, preset, read_nested
-from .frontier import MARK, Frontier
+from .frontier import MARK, Frontier, read_frontier
 from .measures import find_measure
 
 __all__ = ["Arm", "Claim", "Match", "Suite", "Tuning", "read_suite"]
@@ -210,7 +210,7 @@ def make_suite(data: Mapping[str, Any], name: str) -> Suite:
     seeds = _seeds(data)
     arms = _arms(data)
     names = [arm.name for arm in arms]
-    frontier = _frontier(_table(data, "frontier"))
+    frontier = read_frontier(_table(data, "frontier"))
     claims = tuple(_claim(number, one, names) for number, one in enumerate(_list(data, "claims"), 1))
     if not claims:
         raise ConfigError(
@@ -325,16 +325,6 @@ def _tuning(given: Mapping[str, Any], arms: Sequence[Arm]) -> Tuning:
     if tuning.trials not in (0, size):
         raise ConfigError(f"tuning.trials={tuning.trials} with grids of {size}; leave it out, a grid is tried whole.")
     return replace(tuning, trials=size)
-
-
-def _frontier(given: Mapping[str, Any]) -> Frontier | None:
-    if not given:
-        return None
-    for key in given:
-        if key not in Frontier.__dataclass_fields__:
-            raise unknown_name("entry of [frontier]", key, Frontier.__dataclass_fields__)
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    return Frontier(**lists)  # pyright: ignore[reportArgumentType]  # it checks what it is given
 
 
 def _points(arms: tuple[Arm, ...], frontier: Frontier | None) -> tuple[Arm, ...]:
