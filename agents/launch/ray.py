@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ def run_all(
         MissingExtraError: Ray is not installed.
     """
     try:
-        import ray  # pyright: ignore[reportMissingImports]
-        from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
+        ray: Any = import_module("ray")  # this file has the same name, for type checkers
     except ImportError:
         raise MissingExtraError("executor='ray'", "ray", "ray") from None
     workers = whole("workers", workers, 1)
@@ -62,7 +62,7 @@ def run_all(
             outcome = Outcome(job, outcome.error, outcome.seconds)
         except CoevoError as error:
             outcome = Outcome(job, str(error))
-        except RayError as error:
+        except ray.exceptions.RayError as error:
             outcome = Outcome(job, f"given on {RETRIES} times, and lost: {first_line(error)}")
         found[number] = outcome
         report(outcome)
