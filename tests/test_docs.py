@@ -85,6 +85,10 @@ def test_every_block_runs(page, workplace):
         elif block.language == "bash":
             for command in commands(block):
                 run_command(block, command)
+        elif block.language == "toml":
+            name = block.code.splitlines()[0].removeprefix("# ")
+            assert name.endswith(".toml"), f"{block.where}: the first line of a suite names its file"
+            (workplace / name).write_text(block.code)
         else:
             assert block.language == "bibtex", (
                 f"{block.where}: a block of {block.language!r}, which nothing here can try"
@@ -147,6 +151,8 @@ def reduced(words: list[str]) -> list[str]:
         return [*words, "--help"]
     if command == "train" and "--preset" in words:
         return [*words, "--list-settings"]
+    if command in ("compare", "sweep", "pareto") and "--dry-run" not in words:
+        return [*words, "--dry-run"]
     return (
         [*words, *REDUCED]
         if command == "train" and "--resume" not in words and "--list-settings" not in words

@@ -180,7 +180,7 @@ class Suite:
 
 KEYS = (
     *("claim", "seeds", "first_seed", "preset", "settings", "tasks", "arms", "match", "tuning", "claims"),
-    *("title", "frontier"),
+    "frontier",
 )
 SAME = (
     *("model", "task", "task_options", "kl", "temperature", "max_new_tokens", "min_new_tokens", "max_context"),
