@@ -41,6 +41,14 @@ def rows() -> dict[str, list[str]]:
     return {row[0]: row for row in cells}
 
 
+def check_row(name: str, directory: Path) -> None:
+    """The page's row is what is found here. Another release of transformers may fail in other
+    words, but not hold what the page refuses, or refuse what it holds."""
+    told, found = rows()[name], zoo_checks.verdict(name, directory)
+    same = f"transformers {transformers.__version__}." in PAGE.read_text("utf-8")
+    assert told == found if same else told[1].split()[0] == found[1].split()[0]
+
+
 def model(name: str, **changes) -> LanguageModel:
     return LanguageModel(zoo.module(name, **changes), zoo_checks.tokenizer())
 
@@ -48,14 +56,14 @@ def model(name: str, **changes) -> LanguageModel:
 @of_the_page
 @pytest.mark.parametrize("name", QUICK)
 def test_right_or_refused(name, tmp_path):
-    assert rows()[name] == zoo_checks.verdict(name, tmp_path)
+    check_row(name, tmp_path)
 
 
 @of_the_page
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in zoo.ANIMALS if name not in QUICK])
 def test_right_or_refused_throughout(name, tmp_path):
-    assert rows()[name] == zoo_checks.verdict(name, tmp_path)
+    check_row(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", zoo_tokenizers.tokenizers())
