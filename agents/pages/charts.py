@@ -50,6 +50,8 @@ def svg(
     marked: Mapping[str, Points],
     span: tuple[float, float],
     bands: Sequence[tuple[float, float]] = (),
+    areas: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]] | None = None,
+    dots: Mapping[str, Points] | None = None,
 ) -> dict[str, Any] | None:
     """What a template needs to draw a chart.
 
@@ -58,13 +60,17 @@ def svg(
         marked: Name -> points of a line with a dot on each.
         span: First and last x.
         bands: Stretches of x to be shaded.
+        areas: Name -> x, lower and upper edge of a shaded band around a line.
+        dots: Name -> points without a line. Where there are any, x need not be a whole number.
 
     Returns:
         Plain data (coordinates in a view box), or None if there is nothing to draw.
     """
     lines = {name: thin(points) for name, points in lines.items() if points[0]}
     marked = {name: thin(points) for name, points in marked.items() if points[0]}
-    values = [y for points in (*lines.values(), *marked.values()) for y in points[1]]
+    areas, dots = {n: a for n, a in (areas or {}).items() if a[0]}, {n: d for n, d in (dots or {}).items() if d[0]}
+    values = [y for points in (*lines.values(), *marked.values(), *dots.values()) for y in points[1]]
+    values += [y for _, low, high in areas.values() for y in (*low, *high)]
     if not values:
         return None
     low, high = min(values), max(values)
@@ -84,7 +90,7 @@ def svg(
         return "M" + "L".join(f"{x(a)} {y(b)}" for a, b in zip(*points, strict=True))
 
     decimals = max((len(f"{tick:.10f}".rstrip("0").split(".")[1]) for tick in ys), default=0)
-    x_ticks = [tick for tick in ticks(x0, x1, 5) if x0 <= tick <= x1 and tick == int(tick)]
+    x_ticks = [tick for tick in ticks(x0, x1, 5) if x0 <= tick <= x1 and (dots or tick == int(tick))]
     return {
         "box": {
             "width": WIDTH,
@@ -100,7 +106,12 @@ def svg(
             for name, points in marked.items()
         ],
         "y_ticks": [(y(tick), _label(tick, decimals)) for tick in ys],
-        "x_ticks": [(x(tick), f"{tick:,.0f}") for tick in x_ticks],
+        "areas": [
+            (name, path((xs, highs)) + path((xs[::-1], lows[::-1])).replace("M", "L") + "Z")
+            for name, (xs, lows, highs) in areas.items()
+        ],
+        "dots": [(name, [(x(a), y(b)) for a, b in zip(*points, strict=True)]) for name, points in dots.items()],
+        "x_ticks": [(x(tick), f"{tick:,g}" if dots else f"{tick:,.0f}") for tick in x_ticks],
         "bands": [(x(a), round(x(b) - x(a), 2)) for a, b in bands if x(b) > x(a)],
         "hover": [[_round(a), x(a), rows] for a, rows in sorted(_hover(lines, marked, y).items())],
     }

@@ -26,7 +26,7 @@ from .conduct import Conducted, Runner, conduct, earlier, plan, rows_of
 from .frontier import frontier_rows
 from .probes import probe
 from .rows import Row, read_rows
-from .suite import Claim, Suite, make_suite, read_suite
+from .suite import NO_MARGIN, Claim, Suite, make_suite, read_suite
 
 __all__ = ["Compared", "compare", "forecast", "pareto", "sweep"]
 
@@ -144,7 +144,7 @@ def _with(file: Path, what: str, suffix: str = "") -> list[Path]:
 def _afterwards(rows: Sequence[Row], margin: float) -> list[Claim]:
     """Claims about runs that are there: every arm against the first, by J."""
     arms = list(dict.fromkeys(row.arm for row in rows))
-    return [Claim(arm, arms[0], "J", margin or 1e-9) for arm in arms[1:]]
+    return [Claim(arm, arms[0], "J", margin or NO_MARGIN) for arm in arms[1:]]
 
 
 def _probes(rows: Sequence[Row], path: Path | None, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
@@ -216,7 +216,9 @@ def sweep(
             "preset": base,
             "settings": fixed,
             "arms": arms,
-            "claims": [{"better": arm, "than": first, "measure": measure, "margin": margin or 1e-9} for arm in others],
+            "claims": [
+                {"better": arm, "than": first, "measure": measure, "margin": margin or NO_MARGIN} for arm in others
+            ],
         },
         "sweep",
     )

@@ -26,6 +26,7 @@ __all__ = [
     "FEWEST",
     "Interval",
     "Verdict",
+    "band",
     "chance_of_improvement",
     "equivalence",
     "holm",
@@ -104,6 +105,21 @@ def interval(values: Values, statistic: Callable[..., Any] = np.mean, level: flo
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return Interval(estimate)
     return Interval(estimate, float(found.low), float(found.high))
+
+
+def band(table: Any, level: float = 0.95) -> tuple[list[float], list[float], list[float]]:
+    """Means of columns over seeds, and the ends of their t-intervals, for a picture.
+
+    Args:
+        table: (S, I).
+        level: Of the intervals.
+    """
+    values = _finite(table)
+    mean, count = values.mean(0), len(values)
+    if count < 2:
+        return mean.tolist(), mean.tolist(), mean.tolist()
+    half = _scipy().t.ppf(0.5 + level / 2, count - 1) * values.std(0, ddof=1) / math.sqrt(count)
+    return mean.tolist(), (mean - half).tolist(), (mean + half).tolist()
 
 
 def two_way(differences: Any, level: float = 0.95, seed: int = 0) -> Interval:

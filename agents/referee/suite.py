@@ -117,6 +117,9 @@ class Tuning:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+NO_MARGIN = 1e-9
+"""A margin that says that nobody stated one."""
+
 TUNING_SEEDS = 10_000
 """Seeds of tuning runs begin here, far from those of a suite."""
 

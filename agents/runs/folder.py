@@ -6,6 +6,7 @@ made.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -130,9 +131,9 @@ def _code(config: Config, uses: Collection[str]) -> Iterator[tuple[str, str]]:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, platform and commit, for the record; the commit ends in "+changes" where files of
-    the package differ from it, and is None where the package does not stand in a repository of its
-    own."""
+    """Versions, platform and commit, for the record; the commit ends in "+changes" and a digest of
+    these where files of the package differ from it, and is None where the package does not stand in
+    a repository of its own."""
     versions = {"python": platform.python_version()}
     for name in ("coevo-env", "torch", "transformers", "numpy", "pettingzoo", "gymnasium", "peft", "safetensors"):
         with suppress(PackageNotFoundError):
@@ -158,7 +159,10 @@ def _commit() -> str:
 
     git("ls-files", "--error-unmatch", file.name)  # an installed package may stand in somebody else's repository
     changes = git("status", "--porcelain", "--untracked-files=no", "--", "..", "../../coevo_env")
-    return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    if not changes:
+        return git("rev-parse", "HEAD")
+    digest = hashlib.sha256(git("diff", "HEAD", "--", "..", "../../coevo_env").encode()).hexdigest()
+    return f"{git('rev-parse', 'HEAD')}+changes.{digest[:8]}"
 
 
 def claim(directory: Path, resume: bool) -> None:
