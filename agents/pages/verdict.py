@@ -180,7 +180,7 @@ def report(
         made.provenance(),
     ]
     shown = [_clean(section) for section in sections if section is not None]
-    return Report(printable(phrase(lang, "title", name=name)), lang, shown, made.methods)
+    return Report(printable(phrase(lang, "title", name=name)), lang, shown, [printable(name) for name in made.methods])
 
 
 def _clean(section: Section) -> Section:
@@ -293,6 +293,8 @@ class _Sections:
         return Section(self.say("differences"), [self.say("positive")], head, rows) if rows else None
 
     def curves(self, task: str) -> Section | None:
+        if self.suite is not None and self.suite.frontier is not None:
+            return None
         charts = []
         for tag in CURVES:
             lines, areas, last = {}, {}, 0.0
@@ -305,7 +307,7 @@ class _Sections:
                 mean, low, high = statistics.band([one[tag][:size] for one in mine])
                 lines[arm], areas[arm] = (x, mean), (x, low, high)
                 last = max(last, x[-1])
-            if len(lines) <= 12 and (drawn := svg(lines, {}, (0.0, last), areas=areas)):
+            if len(lines) <= 12 and (drawn := svg(_named(lines), {}, (0.0, last), areas=_named(areas))):
                 measure = find_measure(tag)
                 charts.append({**drawn, "title": measure.title, "unit": measure.unit})
         return (
@@ -334,7 +336,7 @@ class _Sections:
             )
             lines[method] = ([x for x, _ in means], [y for _, y in means])
         last = max(x for xs, _ in dots.values() for x in xs)
-        drawn = svg(lines, {}, (0.0, last * 1.05), dots=dots)
+        drawn = svg(_named(lines), {}, (0.0, last * 1.05), dots=_named(dots))
         told = []
         for ours in lines:
             for theirs in lines:
@@ -438,6 +440,11 @@ class _Sections:
             found = sorted({of(row.provenance) for row in self.runs})
             rows.append([self.say(key), "; ".join(found)])
         return Section(self.say("provenance"), lines, ["", ""], rows)
+
+
+def _named(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The same by names that can be printed."""
+    return {printable(name): points for name, points in drawn.items()}
 
 
 def _numbers(judged: Judged, found: Difference) -> list[str]:
