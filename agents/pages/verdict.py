@@ -94,7 +94,7 @@ class Report:
             stars = "**" if section.strong else ""
             parts += [f"{stars}{_mark(line)}{stars}" for line in section.lines]
             if section.rows:
-                rows = [section.head, ["---"] * len(section.head)]
+                rows = [[_mark(name) for name in section.head], ["---"] * len(section.head)]
                 cells = [[_mark(cell) for cell in row] for row in section.rows]
                 parts.append("\n".join("| " + " | ".join(row) + " |" for row in [*rows, *cells]))
         return "\n\n".join(parts) + "\n"

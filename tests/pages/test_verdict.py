@@ -51,7 +51,7 @@ def test_every_verdict_has_its_sentence(kind):
         "undecided": (0.02, 8, 0.001),
         "no verdict": (0.3, 3, 0.05),
     }[kind]
-    rows = arms(effect, seeds, 0.3 if kind == "undecided" else 0.05, np.random.default_rng(0))
+    rows = arms(effect, seeds, 0.3 if kind == "undecided" else 0.05, np.random.default_rng(2))
     judgement = judge(rows, [dataclasses.replace(CLAIM, margin=margin)])
     for lang, start in zip(LANGUAGES, WORDS[kind], strict=True):
         first = report(judgement, lang=lang).sections[0].lines[-1]
