@@ -8,7 +8,7 @@ one in a sentence ("The answer is 4").
 All splits come from one generator and one seed, by index, because item i of many datasets depends
 on seed + i only: two neighbouring seeds would share nearly all items.
 
-Version history: 1 (0.1.0).
+Version history: 2 (0.2.0), fractions and other figures are read whole; 1 (0.1.0).
 """
 
 from __future__ import annotations
