@@ -90,5 +90,6 @@ BROKEN = {
 def test_a_broken_reward_is_refused_as_the_environment_refuses_it(how):
     function, error, message = BROKEN[how]
     item = next(iter(taskset(replace(make_task(), rewards={"odd": function}))))
-    with pytest.raises(error, match=f"task 'sentiment', reward 'odd': .*{message}"):
-        scored(item, "good")
+    with pytest.raises(vf.errors.TaskError, match=f"task 'sentiment', reward 'odd': .*{message}") as caught:
+        scored(item, "good")  # verifiers says it in an error of its own
+    assert isinstance(caught.value.__cause__, error)
