@@ -32,7 +32,7 @@ CASES = [(64, 1, 0.05, None), (64, 8, 0.01, None), (64, 8, 0.01, 1.0), (64, 8, 0
 @pytest.mark.parametrize("case", CASES)
 def test_intervals_of_right_and_wrong_hold_the_mean(case):
     prompts, draws, p, alike = case
-    draw, times = np.random.default_rng(1), 200
+    draw, times = np.random.default_rng(1), 300
     held = naive = 0
     for _ in range(times):
         own = np.full((prompts, 1), p) if alike is None else draw.beta(p * alike, (1 - p) * alike, (prompts, 1))
