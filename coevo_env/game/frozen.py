@@ -1,4 +1,4 @@
-"""Lists and dictionaries that cannot be changed: what a prompt carries is the same in every episode.
+"""Lists and dictionaries that cannot be changed: what a prompt carries is the same in each episode.
 
 One idea: they are lists and dictionaries to whoever reads them, and whoever changes them is told to
 take a copy; every way of copying gives one that can be changed.
