@@ -96,7 +96,7 @@ def examples(rules: Rules, file: str = "") -> list[tuple[list[int], list[int]]]:
         raise ConfigError(
             f"{file or f'the scripted policy of task {task.name!r}'}: {len(long)} of {len(pairs)} responses are longer "
             f"than a turn; that of row {number}, {response[:60]!r}, has {length} tokens. Expected at most "
-            f"max_new_tokens={rules.max_new_tokens}, for the model would learn to be cut off in the midst of an answer. "
+            f"max_new_tokens={rules.max_new_tokens}, for the model would learn to stop in the midst of an answer. "
             f"Shorten them, or set max_new_tokens={max(one[2] for one in long) + 1}."
         )
     if not made:
