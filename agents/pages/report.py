@@ -35,7 +35,7 @@ COLUMNS = (
 )
 """Held-out metrics of the summary: key, heading, decimals."""
 
-INTERVAL = "± half the width of a 95 % t-interval over prompts"
+INTERVAL = "± half the width of a 95 % interval over prompts"
 """What stands behind a number."""
 
 MAX_EPISODES = 24

@@ -18,7 +18,7 @@ import numpy as np
 
 from coevo_env.errors import CoevoError, ConfigError
 
-from .board import lay_out
+from .board import lay_out, open_board
 from .checkpoint import hint
 from .door import check_folder, check_plain
 
@@ -57,8 +57,6 @@ class Logbook:
         say: Callable[[str], None] = lambda line: None,
         locked: TextIO | None = None,
     ):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.directory, self.streams = directory, {}
         with self._writing():
             for name in FILES:
@@ -76,7 +74,7 @@ class Logbook:
                 self.streams[name].truncate(min(kept, size))
             # TensorBoard drops what an earlier process wrote from this step on
             purge = None if offsets is None else iteration + 1 if offsets else 0
-            self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)
+            self.board = open_board(directory / "tensorboard", purge, say)
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         """One line of metrics; every tag is a TensorBoard scalar too."""

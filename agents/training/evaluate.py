@@ -49,7 +49,7 @@ class Evaluation:
             of one draw for each prompt, and averaged over the draws.
         rewards: float64 (P * D,), task reward of each response, the draws for a prompt in a row.
         transcripts: The first draw for every prompt.
-        ci95: Half widths of 95 % t-intervals over prompts, of reward and kl,
+        ci95: Half widths of 95 % intervals over prompts, of reward and kl,
             each where there is one (see `half_width`).
         by_prompt: Means over the draws of reward and kl for each of the P rows, and under "asked" a
             digest of each prompt, so that runs are compared prompt by prompt.
