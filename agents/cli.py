@@ -66,6 +66,9 @@ def main() -> None:
         _fail(f"{type(error).__name__}: {error}. Check the path, its permissions and the space left.")
 
 
+COLLAPSED = 3
+"""Exit status of `coevo train --stop-on collapse` after an alarm; 1 is an error, 2 a wrong word."""
+
 STOPPED = (130, 143)
 """Exit statuses after Ctrl-C and SIGTERM."""
 
@@ -151,13 +154,22 @@ Agents = Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordin
 Iterations = Annotated[int | None, typer.Option(help="Length of the run.")]
 BatchSize = Annotated[int | None, typer.Option(help="Episodes per iteration.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything.")]
+StopOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="collapse|never",
+        help="collapse: save and end, with exit status 3, when the collapse audit gives its first alarm.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any setting by dotted name, e.g. --set kl.beta=0.1. Repeatable."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")]
-Resume = Annotated[Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")]
+Resume = Annotated[
+    Path | None, typer.Option(help="Continue the run in this folder (only --iterations and --stop-on may change).")
+]
 ListSettings = Annotated[
     bool,
     typer.Option(
@@ -183,6 +195,7 @@ def train(
     iterations: Iterations = None,
     batch_size: BatchSize = None,
     seed: Seed = None,
+    stop_on: StopOn = None,
     device: Device = None,
     settings: Settings = None,
     out: Out = None,
@@ -200,6 +213,7 @@ def train(
         "iterations": iterations,
         "batch_size": batch_size,
         "seed": seed,
+        "stop_on": stop_on,
         "device": device,
     }
     if not list_settings:
@@ -250,6 +264,13 @@ def _train(config: Any, folder: Path, resume: bool) -> None:
         f"Run folder: {folder}\nLook at it: coevo show {folder}\nTalk to it: coevo play {folder}{again}\n"
         f"Its numbers again: coevo eval {folder}{again}"
     )
+    if run.alarmed:
+        _fail(
+            f"the collapse audit ended the run after iteration {run.iteration} of {config.iterations}; it is saved. "
+            f"See {folder / 'alarms.jsonl'}. To go on all the same: coevo train --resume {folder} --stop-on never"
+            f"{repeated(config, 'task', 'learner')}",
+            COLLAPSED,
+        )
 
 
 def _start() -> None:
