@@ -225,7 +225,7 @@ class Verdict:
         state: To go on from.
         alarms: New ones.
         scores: Agent -> its largest excess in limits, 1 being at one; of agents with an
-            observation.
+            observation, once there are answers to compare with.
         excesses: (agent, place, signal) -> excess on the scale of the limit, of every observation.
     """
 
@@ -266,6 +266,8 @@ def observe(config: AuditConfig, state: State, iteration: int, metrics: Mapping[
         if pool["count"] >= config.responses:
             del stream["pool"]
             _judge(config, verdict, stream, seen, _means(pool), _means(baseline), (iteration, pool["weights"]))
+    if not any(baseline["count"] >= config.responses for baseline in new["baseline"].values()):
+        verdict.scores.clear()  # updates alone do not tell how it answers
     return verdict
 
 

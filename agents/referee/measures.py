@@ -162,13 +162,13 @@ def _collapsed(record: Record) -> Number:
 
 def _alarm_at(record: Record) -> Number:
     """Of the first alarm; one more than there are iterations where the audit was content."""
-    if not record.audited:
+    if not (record.audited or record.alarms):
         return None
     return float(min((alarm["iteration"] for alarm in record.alarms), default=record.iteration + 1))
 
 
 def _alarmed(record: Record) -> Number:
-    return float(bool(record.alarms)) if record.audited else None
+    return float(bool(record.alarms)) if record.audited or record.alarms else None
 
 
 def _entropy_slope(record: Record) -> Number:

@@ -141,6 +141,8 @@ def restore(directory: Path, parts: Parts, say: Callable[[str], None], keep: int
         if tidy:
             prune(folder, state.iteration, keep, state.best[1], later=True)
         say(f"resumed from {path}")
+        if state.audit is None:
+            say("the run was begun by a version without the collapse audit, and goes on without it")
         return state
     if found:
         raise CheckpointError(
