@@ -62,11 +62,11 @@ class AuditConfig:
     kl_per_token: float = 2.0
     cross_entropy: float = 2.0
     eos: float = 1.6
-    length: float = 1.4
-    repeat: float = 1.2
-    distinct_2: float = 1.4
-    unique: float = 2.3
-    ratio_max: float = 7.0
+    length: float = 1.1
+    repeat: float = 1.05
+    distinct_2: float = 1.1
+    unique: float = 1.6
+    ratio_max: float = 3.9
     lasting: int = 2
     responses: int = 32
 
