@@ -127,9 +127,9 @@ def lasting(values: Sequence[float], count: int) -> float:
 
 def fit(runs: Iterable[Replayed]) -> dict[str, float]:
     """Limits above everything that lasted in these null runs, by `MARGIN`, and at least `LEAST`."""
-    runs = list(runs)
+    seen = [run.peaks for run in runs]
     return {
-        name: max(LEAST[name], MARGIN * max((run.peaks.get(name, 0.0) for run in runs), default=0.0)) for name in LEAST
+        name: max(least, *(MARGIN * peaks.get(name, 0.0) for peaks in [{}, *seen])) for name, least in LEAST.items()
     }
 
 
@@ -172,8 +172,8 @@ def report(null: Sequence[Replayed], collapsed: Sequence[Replayed], limits: Audi
             {
                 "run": run.name,
                 "group": run.group,
-                "first alarm": run.alarms[0][0] if run.alarms else None,
-                "of": list(run.alarms[0][1:]) if run.alarms else None,
+                "first alarm": _first(run.alarms),
+                "first alarm of answers": _first([one for one in run.alarms if one[2] != "update"]),
                 "collapsed by rule at": run.by_rule,
                 "iterations": run.last,
             }
@@ -196,6 +196,10 @@ def read(places: Iterable[Path], limits: AuditConfig) -> tuple[list[Replayed], l
             else:
                 found.append(run)
     return found, left
+
+
+def _first(alarms: Sequence[tuple[int, str, str, list[str]]]) -> list[Any] | None:
+    return list(alarms[0]) if alarms else None
 
 
 def _group(config: Any) -> str:
