@@ -24,8 +24,9 @@ __all__ = ["FREE", "compare", "inputs", "libraries", "model_digests", "settings_
 REWARDS, TOKENIZER = "rewards, form 3", "tokenizer, form 2"
 """The digest of the rewards and of all that they reach, and that of all that the tokenizer does;
 those of other forms, of earlier versions, saw less, and are compared with nothing."""
-FREE = ("iterations", "keep", "save_every", "trust_remote_code")
-"""Settings that may be others when a run goes on: no number depends on them."""
+FREE = ("iterations", "keep", "save_every", "stop_on", "trust_remote_code")
+"""Settings that may be others when a run goes on: no number depends on them,
+but how many there are."""
 
 
 def inputs(config: Mapping[str, Any], base: LanguageModel, task: Task) -> dict[str, Any]:

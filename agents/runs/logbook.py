@@ -1,4 +1,5 @@
-"""What a run writes while it goes: metrics and transcripts as JSON lines, and TensorBoard events.
+"""What a run writes while it goes: metrics, transcripts and alarms as JSON lines, and TensorBoard
+events.
 
 One idea: the JSON lines are the record and the rest is a view of them. Their length is part of each
 checkpoint, so that a resumed run cuts off what the checkpoint does not know of and continues the
@@ -24,7 +25,7 @@ from .door import check_folder, check_plain
 
 __all__ = ["LogError", "Logbook", "lock"]
 
-FILES = ("metrics.jsonl", "transcripts.jsonl")
+FILES = ("metrics.jsonl", "transcripts.jsonl", "alarms.jsonl")
 BINS = 30
 """Of a histogram; TensorBoard shows that many, whatever it is given."""
 
@@ -110,6 +111,11 @@ class Logbook:
                 self.board.add_text(
                     f"transcripts/{number}", "\n\n".join([f"> {transcript['prompt']}", *rows]), iteration
                 )
+
+    def alarms(self, alarms: Sequence[Mapping[str, Any]]) -> None:
+        """What the collapse audit has to say."""
+        for alarm in alarms:
+            self._line("alarms.jsonl", alarm)
 
     def offsets(self) -> dict[str, int]:
         """How many bytes of each file have been written."""
