@@ -1,23 +1,16 @@
 """A judgement shown: in the terminal, as Markdown, and as one self-contained page.
 
-One idea: a report is a list of sections, each of lines, a table or charts, and three short
-renderers that know no statistics. Verdicts come first, for who decides; the rest is for who checks.
+One idea: verdicts come first, for who decides; the rest is for who checks. What a report is made of
+is computed elsewhere, and how it looks is in `coevo_agents.pages.sections`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from coevo_env.errors import printable
-from coevo_env.view.render import script, style
 
 from ..referee import statistics
 from ..referee.compare import Difference, Judged, Judgement
@@ -26,9 +19,10 @@ from ..referee.measures import find_measure
 from ..referee.rows import Row
 from ..referee.suite import NO_MARGIN, Suite
 from .charts import svg
+from .sections import Report, Section
 from .words import LANGUAGES, phrase
 
-__all__ = ["LANGUAGES", "Report", "Section", "report"]
+__all__ = ["LANGUAGES", "report"]
 
 REACHED = ("reward", "kl", "J", "distinct_2", "repeat", "length", "drawdown", "collapsed", "hypervolume")
 COST = (
@@ -38,105 +32,6 @@ COST = (
 CURVES = ("reward", "kl", "distinct_2", "length")
 FACTOR = 100
 """How much larger a run is whose cost is projected."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of a report.
-
-    Attributes:
-        title: Heading.
-        lines: Paragraphs.
-        head, rows: A table of texts.
-        charts: What `charts.svg` gave, with "title" and "unit".
-        strong: Whether the lines are what the report is about.
-    """
-
-    title: str
-    lines: Sequence[str] = ()
-    head: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    charts: Sequence[Mapping[str, Any]] = ()
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Report:
-    """A report.
-
-    Attributes:
-        title: Of the page.
-        lang: "en" or "ja".
-        sections: In order.
-        arms: Names, each of which has a colour.
-    """
-
-    title: str
-    lang: str
-    sections: list[Section]
-    arms: list[str] = field(default_factory=list)
-
-    def terminal(self, console: Console) -> None:
-        """Prints it; a table that is too wide for the terminal becomes a list."""
-        for section in self.sections:
-            console.print()
-            console.print(Text(section.title, "bold"))
-            for line in section.lines:
-                console.print(Text(line, "bold green" if section.strong else ""))
-            if section.rows:
-                _print(console, section)
-
-    def markdown(self) -> str:
-        """As Markdown."""
-        parts = [f"# {_mark(self.title)}"]
-        for section in self.sections:
-            parts.append(f"## {_mark(section.title)}")
-            stars = "**" if section.strong else ""
-            parts += [f"{stars}{_mark(line)}{stars}" for line in section.lines]
-            if section.rows:
-                rows = [[_mark(name) for name in section.head], ["---"] * len(section.head)]
-                cells = [[_mark(cell) for cell in row] for row in section.rows]
-                parts.append("\n".join("| " + " | ".join(row) + " |" for row in [*rows, *cells]))
-        return "\n\n".join(parts) + "\n"
-
-    def html(self) -> str:
-        """As one page that asks the network for nothing."""
-        from markupsafe import Markup
-
-        colors = {name: number % 6 for number, name in enumerate(self.arms)}
-        return _template().render(report=self, colors=colors, style=Markup(style()), script=Markup(script()))
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("coevo_agents.pages", "templates")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return made.get_template("verdict.html.j2")
-
-
-def _mark(text: str) -> str:
-    """Text that Markdown takes as text."""
-    for sign in "\\`*_{}[]<>#|":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
-
-
-def _print(console: Console, section: Section) -> None:
-    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for number, name in enumerate(section.head):
-        table.add_column(Text(name), justify="left" if number == 0 else "right", no_wrap=True)
-    for row in section.rows:
-        table.add_row(*(Text(cell) for cell in row))
-    if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
-        console.print(table)
-        return
-    for row in section.rows:
-        console.print(Text(row[0], "bold"))
-        for name, cell in zip(section.head[1:], row[1:], strict=True):
-            if cell:
-                console.print(Text(f"  {name}: {cell}" if name else f"  {cell}"))
 
 
 # ---------------------------------------------------------------- sections
@@ -233,7 +128,7 @@ class _Sections:
         if kind == "undecided" and claim.margin <= NO_MARGIN:
             kind = "undecided bare"
         elif kind == "undecided":
-            values["needed"] = statistics.seeds_needed(float(np.std(found.values, ddof=1)), claim.margin)
+            values["needed"] = statistics.seeds_needed(stdev(found.values), claim.margin)
         said = self.say(kind or "no verdict", **values)
         return f"{said} {self.say('equal claim')}" if claim.equal else said
 
@@ -329,8 +224,8 @@ class _Sections:
         for method in dots:
             means = sorted(
                 (
-                    float(np.mean([r.measures["kl"] for r in runs if r.arm == arm])),
-                    float(np.mean([r.measures["reward"] for r in runs if r.arm == arm])),
+                    float(fmean([r.measures["kl"] for r in runs if r.arm == arm])),
+                    float(fmean([r.measures["reward"] for r in runs if r.arm == arm])),
                 )
                 for arm in {row.arm for row in runs if method_of(row.arm) == method}
             )
@@ -371,12 +266,11 @@ class _Sections:
         for arm in dict.fromkeys(row.arm for row in self.runs):
             mine = [row.measures for row in self.runs if row.arm == arm]
             means = [
-                np.mean([m[name] for m in mine if name in m]) if any(name in m for m in mine) else None
-                for name in known
+                fmean([m[name] for m in mine if name in m]) if any(name in m for m in mine) else None for name in known
             ]
             rows.append([arm, *("" if value is None else _short(float(value)) for value in means)])
             if any("cpu_s" in m for m in mine):
-                hours = FACTOR * float(np.mean([m["cpu_s"] for m in mine if "cpu_s" in m])) / 3600
+                hours = FACTOR * float(fmean([m["cpu_s"] for m in mine if "cpu_s" in m])) / 3600
                 money = self.say("money", price=f"{hours * price:.2f}") if price else ""
                 told.append(self.say("projection", arm=arm, factor=FACTOR, hours=f"{hours:.1f}", money=money))
         head = [self.say("arm"), *(f"{find_measure(m).title} ({find_measure(m).unit})" for m in known)]
@@ -419,9 +313,7 @@ class _Sections:
         for (arm, task), mine in groups.items():
             values = [row.measures[measure] for row in mine if row.error is None and measure in row.measures]
             told = ", ".join(f"{name}={value}" for name, value in mine[0].chosen.items())
-            score = (
-                f"{np.mean(values):.3f}" if len(values) == len(mine) else str(next(r.error for r in mine if r.error))
-            )
+            score = f"{fmean(values):.3f}" if len(values) == len(mine) else str(next(r.error for r in mine if r.error))
             rows.append([arm + self.on(task), told, score, str(len(mine))])
         head = [self.say("arm"), self.say("settings"), find_measure(measure).title, "n"]
         return Section(self.say("tried"), [self.say("tried note")], head, rows)
