@@ -176,7 +176,7 @@ def report(null: Sequence[Replayed], collapsed: Sequence[Replayed], limits: Audi
             "with the limits in force": rate(null, now),
             "by group": {name: rate(members, now) for name, members in groups.items()},
             "largest excess that lasted": {
-                name: {group: max(r.peaks.get(name, 0.0) for r in members) for group, members in groups.items()}
+                name: max(((run.peaks.get(name, 0.0), run.name, run.group) for run in null), default=None)
                 for name in SIGNALS
             },
             "share of the limit, worst signal": _quantiles(
@@ -241,7 +241,7 @@ def _first(alarms: Sequence[tuple[int, str, str, list[str]]]) -> list[Any] | Non
 
 def _group(config: Any) -> str:
     settings = board_settings(config)
-    kept = {name: value for name, value in settings.items() if name not in SAME}
+    kept = {name: v for name, v in settings.items() if name not in SAME and not name.startswith("audit.")}
     return " ".join(f"{name}={value}" for name, value in sorted(kept.items()))
 
 
