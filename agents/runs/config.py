@@ -16,6 +16,7 @@ from typing import Any
 
 from coevo_env.errors import ConfigError, real, unknown_name, whole
 from coevo_env.game.kl import KLConfig
+from coevo_env.game.rules import CONTROLS
 
 from ..learners.learner import LEARNERS, find_learner, learner_name, settings_class
 from ..learners.policy import LoRAConfig
@@ -71,7 +72,9 @@ class Config:
         model: Initial and reference model: "" (the task's own), "embedded", "smollm2", a directory
             or a hub name.
         num_agents: N; 1 is ordinary single-agent fine-tuning.
-        context: What observers see: "all", "previous", "none".
+        context: What observers see in training: "all", "previous", "none"; as controls, in their
+            own template, "empty" (no text), "shuffled" (what was said about another prompt) or
+            "own" (what they would say themselves).
         roles: "periodic", "rotation", "random", "never", or by held-out rewards "bandit" and
             "score" (docs/beyond_two.md).
         exchange_every: Iterations between role exchanges (the paper: 5); 0 exchanges after every
@@ -281,11 +284,16 @@ class Config:
         share = min(1.0, iteration / self.mixing_anneal)
         return (1 - share) * self.mixing_weight + share * self.mixing_weight_end
 
-    def game(self) -> dict[str, Any]:
-        """Keywords for `coevo_env.faces.build.build`, without task and model."""
+    def game(self, control: bool = True) -> dict[str, Any]:
+        """Keywords for `coevo_env.faces.build.build`, without task and model.
+
+        Args:
+            control: False for a game that shows or measures what agents make of each other's texts:
+                a control of what they read in training is not played there.
+        """
         options: dict[str, Any] = {
             "num_agents": self.num_agents,
-            "context": self.context,
+            "context": self.context if control or self.context not in CONTROLS else "all",
             "roles": self.roles,
             "exchange_every": max(1, self.exchange_every * self.batch_size),
             "group_size": self.group_size,
