@@ -31,7 +31,7 @@ from ..game.kl import (
     normalised,
     shaping,
 )
-from ..game.rules import HEARD, Episode, Turn
+from ..game.rules import Episode, Turn
 from ..game.scoring import Scores, score
 from ..game.transcript import make_transcript
 from .build import build
@@ -95,11 +95,7 @@ class TokenGame:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
         self.rules, self.reference = build(task, model, kl="off" if kl is None else kl, seed=seed, **options)
         rules = self.rules
-        if rules.context in HEARD and rules.num_agents > 1:
-            raise ConfigError(
-                f"context={rules.context!r}: an observer then reads what no episode holds by itself, and here one is "
-                "played at a time; expected 'all', 'previous', 'none' or 'empty'. Use coevo_env.BatchEnv for it."
-            )
+        rules.check_alone()
         self.controllers = [make_controller(rules.kl) for _ in range(rules.num_agents)]
         self.mask, self.attention_mask = mask, bool(attention_mask)
         self._shapes = rules.kl.mode != "off"  # whether tokens are paid KL

@@ -153,6 +153,18 @@ class Rules:
             if self.num_agents > 1 and self.context != "none":
                 self._observer_context(prompt, [""])
 
+    def check_alone(self) -> None:
+        """Whether an episode can be played by itself, without others of a batch and their players.
+
+        Raises:
+            ConfigError: An observer reads what no episode holds.
+        """
+        if self.context in HEARD and self.num_agents > 1:
+            raise ConfigError(
+                f"context={self.context!r}: an observer then reads what no episode holds by itself, and here one is "
+                "played at a time; expected 'all', 'previous', 'none' or 'empty'. Use coevo_env.BatchEnv for it."
+            )
+
     # ---------------------------------------------------------------- the game
     @property
     def term_names(self) -> tuple[str, ...]:
