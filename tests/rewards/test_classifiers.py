@@ -154,7 +154,7 @@ def decoder_classifier(request, tmp_path_factory):
     from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
     words = ["this", "movie", "was", "great", "bad", "fine", "and", "so", "not", "good", "film"]
-    vocabulary = ["[UNK]", "[PAD]", *words, *"abcdefgh"]
+    vocabulary = ["[UNK]", "[PAD]", *words, *"abcdefg", "[SPARE]"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     path = tmp_path_factory.mktemp(f"decoder_{request.param}")
@@ -167,7 +167,7 @@ def decoder_classifier(request, tmp_path_factory):
         vocab_size=len(vocabulary), n_positions=64, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5, num_labels=2
     )
     config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
-    config.pad_token_id = {"none": None, "another": 5}.get(request.param, 1)
+    config.pad_token_id = {"none": None, "another": vocabulary.index("[SPARE]")}.get(request.param, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         GPT2ForSequenceClassification(config).save_pretrained(path)
