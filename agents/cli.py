@@ -152,13 +152,22 @@ Agents = Annotated[int | None, typer.Option(help="Number of agents N; 1 is ordin
 Iterations = Annotated[int | None, typer.Option(help="Length of the run.")]
 BatchSize = Annotated[int | None, typer.Option(help="Episodes per iteration.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything.")]
+StopOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="collapse|never",
+        help="collapse: save and end, with exit status 3, when the collapse audit gives its first alarm.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any setting by dotted name, e.g. --set kl.beta=0.1. Repeatable."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")]
-Resume = Annotated[Path | None, typer.Option(help="Continue the run in this folder (only --iterations may change).")]
+Resume = Annotated[
+    Path | None, typer.Option(help="Continue the run in this folder (only --iterations and --stop-on may change).")
+]
 ListSettings = Annotated[
     bool,
     typer.Option(
@@ -184,6 +193,7 @@ def train(
     iterations: Iterations = None,
     batch_size: BatchSize = None,
     seed: Seed = None,
+    stop_on: StopOn = None,
     device: Device = None,
     settings: Settings = None,
     out: Out = None,
@@ -201,6 +211,7 @@ def train(
         "iterations": iterations,
         "batch_size": batch_size,
         "seed": seed,
+        "stop_on": stop_on,
         "device": device,
     }
     if not list_settings:

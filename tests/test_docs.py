@@ -258,6 +258,7 @@ def test_metrics_page_defines_every_tag_and_no_other(tmp_path):
     from coevo_agents.training.loop import Run
 
     base = {"iterations": 2, "batch_size": 4, "eval_prompts": 4, "eval_every": 1, "kl.mode": "loss", "group_size": 2}
+    base["audit.responses"] = 4
     tags: set[str] = set()
     for number, options in enumerate(VARIETY):
         folder = tmp_path / ("run" if number == 0 else str(number))
@@ -269,9 +270,13 @@ def test_metrics_page_defines_every_tag_and_no_other(tmp_path):
         assert set(events.Tags()["scalars"]) == written - {"iteration"}
         tags |= written | set(events.Tags()["histograms"])
         tags |= {re.sub(r"/\d+(/text_summary)?$", "/<n>", tag) for tag in events.Tags()["tensors"] if "/" in tag}
-    wanted = {
-        re.sub(r"reward/sentiment$", "reward/<term>", re.sub(r"(^|/)llm\d+\b", r"\1<agent>", tag)) for tag in tags
-    }
+    for name, sign in (
+        (r"reward/sentiment$", "reward/<term>"),
+        (r"(^|/)llm\d+\b", r"\1<agent>"),
+        (r"/seat\d+/", "/seat<k>/"),
+    ):
+        tags = {re.sub(name, sign, tag) for tag in tags}
+    wanted = tags
 
     page = ROOT / "docs" / "metrics.md"
     text = page.read_text(encoding="utf-8")

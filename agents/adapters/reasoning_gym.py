@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coevo_env.errors import ConfigError
+from coevo_env.game.scoring import rate_alone, total
 from coevo_env.game.task import Task
 from coevo_env.rng import rng
 
@@ -117,10 +118,7 @@ def _make(task: Task) -> Any:
 
         def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
             found, reply = entry["metadata"], task.clean(answer or "")
-            prompt, total = task.prompt(found["split"], found["prompt_index"]), 0.0
-            for value in task.rewards.values():
-                weight, term = value if isinstance(value, tuple) else (1.0, value)
-                total += weight * float(term([prompt], [reply])[0])
-            return total
+            prompt = task.prompt(found["split"], found["prompt_index"])
+            return float(total(task, rate_alone(task, [prompt], [reply]))[0])
 
     return TextDataset

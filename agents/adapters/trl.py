@@ -24,6 +24,7 @@ from typing import Any
 
 from coevo_env.errors import ConfigError
 from coevo_env.game.rules import Rules
+from coevo_env.game.scoring import rate_alone
 from coevo_env.game.task import Conversation, Prompt, Task
 from coevo_env.lm.load import load_tokenizer
 
@@ -76,6 +77,10 @@ def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[.
         task: A `Task` or the name of one.
         tokenizer: A `coevo_env.TextTokenizer` of the model that is trained; None means that of the
             task's own model.
+
+    Raises, each of them when called, what the environment does:
+        RewardError: The term raised, or returned the wrong number or type of values.
+        NonFiniteError: A value is NaN or infinite.
     """
     task = alone(task, "trl")
     rules = Rules(task, tokenizer or task.tokenizer or load_tokenizer(task.model), num_agents=1, max_context=2**31)
@@ -83,16 +88,16 @@ def reward_functions(task: Task | str, tokenizer: Any = None) -> list[Callable[.
     def text(ids: list[int], prompt: Prompt) -> str:
         return rules.text(ids, rules.encode(task.render(prompt)))
 
-    def make(name: str, term: Callable[..., Any]) -> Callable[..., list[float]]:
+    def make(name: str) -> Callable[..., list[float]]:
         def score(completion_ids: list[list[int]], prompt_index: list[int], split: list[str], **_: Any) -> list[float]:
             prompts = [task.prompt(part, index) for part, index in zip(split, prompt_index, strict=True)]
             said = [text(ids, prompt) for ids, prompt in zip(completion_ids, prompts, strict=True)]
-            return [float(value) for value in term(prompts, said)]
+            return rate_alone(task, prompts, said, [name])[name].tolist()
 
         score.__name__ = name
         return score
 
-    return [make(name, value[1] if isinstance(value, tuple) else value) for name, value in task.rewards.items()]
+    return [make(name) for name in task.rewards]
 
 
 def settings(task: Task | str) -> dict[str, Any]:

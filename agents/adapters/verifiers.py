@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coevo_env.game.scoring import rate_alone, total
 from coevo_env.game.task import Conversation, Task
 
 from . import alone, require
@@ -48,9 +49,11 @@ def taskset(task: Task | str, split: str = "train") -> Any:
         @vf.reward
         async def task_reward(self, trace: Any) -> dict[str, float]:
             prompt, reply = source.prompt(split, self.data.prompt_index), source.clean(trace.last_reply)
+            rated = rate_alone(source, [prompt], [reply])
+            total(source, rated)  # refused here if it is not finite
             for name, value in source.rewards.items():
-                weight, term = value if isinstance(value, tuple) else (1.0, value)
-                trace.record_reward(name, float(term([prompt], [reply])[0]), float(weight))
+                weight = value[0] if isinstance(value, tuple) else 1.0
+                trace.record_reward(name, float(rated[name][0]), float(weight))
             return {}  # recorded above, because a returned mapping has no weights
 
     class TextTaskset(vf.Taskset[TextTask, vf.TasksetConfig]):

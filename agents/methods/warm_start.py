@@ -55,14 +55,15 @@ class WarmStartConfig:
 
 
 def examples(rules: Rules, file: str = "") -> list[tuple[list[int], list[int]]]:
-    """Pairs (context, response with EOS where it fits) in ids.
+    """Pairs (context, response and EOS; without it where the response fills the turn) in ids.
 
     Args:
         rules: The game, for its templates, tokenizer and budgets.
         file: See `WarmStartConfig`.
 
     Raises:
-        ConfigError: The task has no scripted policy, or the file is not what it should be.
+        ConfigError: The task has no scripted policy, the file is not what it should be, or
+            responses are longer than a turn.
     """
     task = rules.task
     if file:
@@ -76,10 +77,13 @@ def examples(rules: Rules, file: str = "") -> list[tuple[list[int], list[int]]]:
         pairs = [
             (prompt, task.scripted(prompt, [])) for prompt in (task.prompt("train", i) for i in range(len(task.train)))
         ]
-    made = []
+    made, long = [], []
     for number, (prompt, response) in enumerate(pairs, start=1):
         context = rules.encode(task.render(prompt))
-        tokens = [*rules.tokenizer.encode(response), rules.eos_id][: rules.max_new_tokens]
+        said = rules.tokenizer.encode(response)
+        if len(said) > rules.max_new_tokens:
+            long.append((number, response, len(said)))
+        tokens = [*said, rules.eos_id][: rules.max_new_tokens]
         if 0 < len(context) <= rules.max_context:
             made.append((context, tokens))
         elif file:
@@ -87,6 +91,14 @@ def examples(rules: Rules, file: str = "") -> list[tuple[list[int], list[int]]]:
                 f"{file}, row {number}: the prompt {str(prompt)[:60]!r} has {len(context)} tokens as agents read it; "
                 f"expected 1 to max_context={rules.max_context}."
             )
+    if long:
+        number, response, length = long[0]
+        raise ConfigError(
+            f"{file or f'the scripted policy of task {task.name!r}'}: {len(long)} of {len(pairs)} responses are longer "
+            f"than a turn; that of row {number}, {response[:60]!r}, has {length} tokens. Expected at most "
+            f"max_new_tokens={rules.max_new_tokens}, for the model would learn to stop in the midst of an answer. "
+            f"Shorten them, or set max_new_tokens={max(one[2] for one in long) + 1}."
+        )
     if not made:
         raise ConfigError(
             f"the warm start has no examples that fit max_context={rules.max_context}; expected at least one."

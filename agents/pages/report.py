@@ -18,6 +18,7 @@ from coevo_env.errors import CoevoError, ConfigError
 from coevo_env.view.render import fragment, number, script, style
 
 from ..learners.learner import LEARNERS
+from ..methods.audit import sentence as sentence_of_alarm
 from ..runs.checkpoint import hint
 from ..runs.door import replace_file
 from ..runs.record import CURVES, Record, conditions, read_record
@@ -35,10 +36,10 @@ COLUMNS = (
 )
 """Held-out metrics of the summary: key, heading, decimals."""
 
-INTERVAL = "± half the width of a 95 % t-interval over prompts"
+INTERVAL = "± half the width of a 95 % interval over prompts"
 """What stands behind a number."""
 
-MAX_EPISODES = 24
+MAX_EPISODES, MAX_ALARMS = 24, 6
 
 Change = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Agent -> "before" or "after" -> metric -> value, as `Record.change` gives it."""
@@ -78,7 +79,7 @@ def page(run_dir: str | Path, out: str | Path | None = None) -> Path:
         state=record.state,
         measured=held_out(record),
         split="validation" if "eval_draws" in record.config else "held out",
-        notes=record.notes,
+        notes=[*map(sentence_of_alarm, record.alarms[:MAX_ALARMS]), *record.notes],
         columns=[heading for _, heading, _ in _known(change)],
         summary=_summary(change, record.ci95()),
         samples=_samples(record),

@@ -18,6 +18,7 @@ from rich.text import Text
 from coevo_env.errors import CoevoError, RewardError
 from coevo_env.view.render import ansi, number
 
+from ..methods.audit import sentence as sentence_of_alarm
 from ..runs.record import CURVES, Curve, Record, read_record
 from .charts import braille
 from .console import agent_colors, paints, writes
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["play", "terminal"]
 
-SHOWN_EPISODES = 3
+SHOWN_EPISODES, SHOWN_ALARMS = 3, 6
 
 
 def terminal(run_dir: str | Path, console: Console) -> None:
@@ -51,6 +52,10 @@ def terminal(run_dir: str | Path, console: Console) -> None:
     console.print(Text(record.state, "dim"))
     for note in record.notes:
         console.print(Text(note, "yellow"))
+    for alarm in record.alarms[:SHOWN_ALARMS]:
+        console.print(Text(sentence_of_alarm(alarm), "red"))
+    if len(record.alarms) > SHOWN_ALARMS:
+        console.print(Text(f"... and {len(record.alarms) - SHOWN_ALARMS} alarms more, in alarms.jsonl", "red"))
     change = record.change()
     if change:
         console.print(change_table(change, *held_out(record), record.ci95()))

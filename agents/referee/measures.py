@@ -160,6 +160,17 @@ def _collapsed(record: Record) -> Number:
     return None if at is None else float(at <= curves(record)["iteration"][-1])
 
 
+def _alarm_at(record: Record) -> Number:
+    """Of the first alarm; one more than there are iterations where the audit was content."""
+    if not (record.audited or record.alarms):
+        return None
+    return float(min((alarm["iteration"] for alarm in record.alarms), default=record.iteration + 1))
+
+
+def _alarmed(record: Record) -> Number:
+    return float(bool(record.alarms)) if record.audited or record.alarms else None
+
+
 def _entropy_slope(record: Record) -> Number:
     found = curves(record)
     if len(found.get("entropy", ())) < 3 or found["iteration"][-1] == found["iteration"][0]:
@@ -272,6 +283,8 @@ MEASURES: dict[str, Measure] = {
     "drawdown": Measure("largest fall of held-out reward", "reward", False, _drawdown),
     "collapsed": Measure("collapsed", "0 or 1", False, _collapsed),
     "collapse_at": Measure("time to collapse", "iterations", True, _collapse_at),
+    "alarmed": Measure("alarm of the collapse audit", "0 or 1", False, _alarmed),
+    "alarm_at": Measure("time to the first alarm", "iterations", True, _alarm_at),
     "exchange_shock": Measure("fall of reward at an exchange", "reward", False, _shock),
     "pioneer": Measure("reward in the first seat, last 10 iterations", "reward", True, _by_seat(0)),
     "observer": Measure("reward in the second seat, last 10 iterations", "reward", True, _by_seat(1)),

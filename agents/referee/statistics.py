@@ -116,7 +116,7 @@ def band(table: Any, level: float = 0.95) -> tuple[list[float], list[float], lis
     """
     values = _finite(table)
     mean, count = values.mean(0), len(values)
-    if count < 2:
+    if count < 3:  # of two seeds it would only show that they are two
         return mean.tolist(), mean.tolist(), mean.tolist()
     half = _scipy().t.ppf(0.5 + level / 2, count - 1) * values.std(0, ddof=1) / math.sqrt(count)
     return mean.tolist(), (mean - half).tolist(), (mean + half).tolist()
@@ -153,7 +153,7 @@ def sign_flip(differences: Values) -> float:
     """Two-sided p-value of paired differences: how often random signs give a mean as far from 0.
     All 2^S signs up to 16 seeds, else 65,536 random ones. With S seeds it is at least 2^(1 - S)."""
     values = _finite(differences)
-    if not values.any():
+    if len(values) < 2 or not values.any():
         return 1.0
     found = _scipy().permutation_test(
         (values,),

@@ -8,13 +8,56 @@ that are not the default beside the validation reward, to compare runs by.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .config import Config
 from .settings import to_dict
 
-__all__ = ["board_settings", "lay_out", "layout"]
+__all__ = ["board_settings", "lay_out", "layout", "open_board"]
+
+WAIT = 2.0
+"""Seconds after which a clock that was set back is no longer waited for."""
+
+
+def open_board(folder: Path, purge_step: int | None, say: Callable[[str], None]) -> Any:
+    """A writer of TensorBoard events whose file is read last.
+
+    TensorBoard reads the files of a folder in the order of their names, and these hold the second,
+    the process and a count without leading zeros: of one second, file 10 would be read before
+    file 9, and what it says about earlier steps would be lost.
+
+    Args:
+        folder: The folder of events.
+        purge_step: The step from which on what earlier files say is void; None of a first one.
+        say: Called where the clock stands before the files that are there.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    begun = time.monotonic()
+    while True:
+        there = _events(folder)
+        board = SummaryWriter(str(folder), purge_step=purge_step)
+        made = _events(folder) - there
+        if not there or not made or min(made) > max(there):
+            return board
+        if time.monotonic() - begun > WAIT:
+            say(
+                f"the clock stands before the TensorBoard file {max(there)} in {folder}; TensorBoard reads files in "
+                "the order of their names and may draw this run wrongly. metrics.jsonl is right."
+            )
+            return board
+        board.close()
+        for name in made:
+            (folder / name).unlink()
+        time.sleep(1.001 - time.time() % 1)
+
+
+def _events(folder: Path) -> set[str]:
+    return {file.name for file in folder.glob("*tfevents*")}
+
 
 CHARTS = {
     "On the validation split, each agent alone": {

@@ -19,6 +19,7 @@ from coevo_env.game.kl import KLConfig
 
 from ..learners.learner import LEARNERS, find_learner, learner_name, settings_class
 from ..learners.policy import LoRAConfig
+from ..methods.audit import AuditConfig
 from ..methods.elastic_reset import ElasticConfig
 from ..methods.population import PopulationConfig
 from ..methods.update_order import check_scheme
@@ -28,6 +29,7 @@ from .budget import BudgetConfig
 __all__ = ["Config", "made", "settings_label"]
 
 FINAL = ("test", "validation")
+STOP_ON = ("never", "collapse")
 WEIGHTS = ("separate", "shared", "lora", "shared-lora")
 POSITIVE = (
     *("batch_size", "iterations", "eval_prompts", "eval_draws", "num_agents", "keep", "group_size"),
@@ -110,6 +112,8 @@ class Config:
         batch_size: Episodes per iteration.
         iterations: Length of the run, at most.
         budget: What the run may cost, where that ends it before.
+        audit: Limits of the collapse audit (docs/collapse_audit.md).
+        stop_on: "collapse" ends the run with the first alarm of the audit; "never" goes on.
         count_flops: Whether FLOPs are counted, which slows a small model down.
         seed: Of everything.
         eval_every: Iterations between evaluations on the validation split; 0 evaluates only at the
@@ -159,6 +163,8 @@ class Config:
     batch_size: int = 64
     iterations: int = 120
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    stop_on: str = "never"
     count_flops: bool = False
     seed: int = 0
     eval_every: int = 10
@@ -186,6 +192,8 @@ class Config:
             raise unknown_name("chat", self.chat, ("auto", "true", "false"))
         if self.final_split not in FINAL:
             raise unknown_name("final_split", self.final_split, FINAL)
+        if self.stop_on not in STOP_ON:
+            raise unknown_name("stop_on", self.stop_on, STOP_ON)
         if self.weights not in WEIGHTS:
             raise unknown_name("weights", self.weights, WEIGHTS)
         check_scheme(self.updates)

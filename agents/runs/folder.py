@@ -214,7 +214,7 @@ def claim(directory: Path, resume: bool) -> None:
             ) from error
 
 
-BEGUN = ("initial", "metrics.jsonl", "transcripts.jsonl", "tensorboard")
+BEGUN = ("initial", "metrics.jsonl", "transcripts.jsonl", "alarms.jsonl", "tensorboard")
 """What a run makes before its config.json."""
 
 WARM_START = ".made-by-coevo-train"

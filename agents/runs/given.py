@@ -114,11 +114,11 @@ def resumed(folder: Path, overrides: dict[str, Any], alone: bool) -> Config:
     config = read_config(folder, trusted=own)
     current = {"task": config.task, "learner": config.learner, "reward": config.task_options.get("reward")}
     changed = [name for name, value in own.items() if current[name] != value]
-    if changed or set(overrides) - {"iterations", "trust_remote_code"} or not alone:
+    if changed or set(overrides) - {"iterations", "stop_on", "trust_remote_code"} or not alone:
         raise ConfigError(
-            "--resume continues a run with the settings it was started with; only --iterations can be given besides "
-            "(and what a run folder cannot say for you: --set trust_remote_code=true, and a --task, --learner or "
-            "--reward of your own, once more)."
+            "--resume continues a run with the settings it was started with; only --iterations and --stop-on can be "
+            "given besides (and what a run folder cannot say for you: --set trust_remote_code=true, and a --task, "
+            "--learner or --reward of your own, once more)."
         )
     return settings.apply(config, overrides)
 

@@ -1,4 +1,5 @@
-"""What a run writes while it goes: metrics and transcripts as JSON lines, and TensorBoard events.
+"""What a run writes while it goes: metrics, transcripts and alarms as JSON lines, and TensorBoard
+events.
 
 One idea: the JSON lines are the record and the rest is a view of them. Their length is part of each
 checkpoint, so that a resumed run cuts off what the checkpoint does not know of and continues the
@@ -18,13 +19,13 @@ import numpy as np
 
 from coevo_env.errors import CoevoError, ConfigError
 
-from .board import lay_out
+from .board import lay_out, open_board
 from .checkpoint import hint
 from .door import check_folder, check_plain
 
 __all__ = ["LogError", "Logbook", "lock"]
 
-FILES = ("metrics.jsonl", "transcripts.jsonl")
+FILES = ("metrics.jsonl", "transcripts.jsonl", "alarms.jsonl")
 BINS = 30
 """Of a histogram; TensorBoard shows that many, whatever it is given."""
 
@@ -57,8 +58,6 @@ class Logbook:
         say: Callable[[str], None] = lambda line: None,
         locked: TextIO | None = None,
     ):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.directory, self.streams = directory, {}
         with self._writing():
             for name in FILES:
@@ -76,7 +75,7 @@ class Logbook:
                 self.streams[name].truncate(min(kept, size))
             # TensorBoard drops what an earlier process wrote from this step on
             purge = None if offsets is None else iteration + 1 if offsets else 0
-            self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)
+            self.board = open_board(directory / "tensorboard", purge, say)
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         """One line of metrics; every tag is a TensorBoard scalar too."""
@@ -112,6 +111,11 @@ class Logbook:
                 self.board.add_text(
                     f"transcripts/{number}", "\n\n".join([f"> {transcript['prompt']}", *rows]), iteration
                 )
+
+    def alarms(self, alarms: Sequence[Mapping[str, Any]]) -> None:
+        """What the collapse audit has to say."""
+        for alarm in alarms:
+            self._line("alarms.jsonl", alarm)
 
     def offsets(self) -> dict[str, int]:
         """How many bytes of each file have been written."""

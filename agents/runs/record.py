@@ -18,10 +18,12 @@ from coevo_env.errors import ConfigError, printable
 
 from .door import Misfit, check_folder, check_plain, plain_json, read_end
 from .schema import (
+    ALARMS_BYTES,
     LARGEST,
     LINE_BYTES,
     METRICS_BYTES,
     TRANSCRIPTS_BYTES,
+    Alarm,
     ConfigFile,
     Episode,
     Metrics,
@@ -78,6 +80,7 @@ class Record:
         inputs: Digests of what the run rests on; empty if unreadable, or of a run of 0.1.
         metrics: One dictionary per iteration, in order; values are finite floats.
         transcripts: Episodes, in order of writing.
+        alarms: Of the collapse audit, in order; see `audited`.
         summary: What the finished run wrote, or {}.
         notes: What is missing or broken, as sentences.
     """
@@ -88,6 +91,7 @@ class Record:
     inputs: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, float]] = field(default_factory=list)
     transcripts: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -102,6 +106,12 @@ class Record:
     def iteration(self) -> int:
         """The last iteration that was written."""
         return int(self.metrics[-1]["iteration"]) if self.metrics else 0
+
+    @property
+    def audited(self) -> bool:
+        """Whether the collapse audit has looked at the run, so that no alarm means that it found
+        nothing; runs of earlier versions and those with too few answers have none."""
+        return any(tag.endswith("/audit/score") for row in self.metrics for tag in row)
 
     @property
     def state(self) -> str:
@@ -212,13 +222,14 @@ def read_record(directory: str | Path) -> Record:
         rows[row["iteration"]] = _finite(row)
     record.metrics = [rows[x] for x in sorted(rows)]
     record.transcripts = [_named(row) for row in _lines(record, "transcripts.jsonl", Episode, TRANSCRIPTS_BYTES)]
+    record.alarms = [_shown(row) for row in _lines(record, "alarms.jsonl", Alarm, ALARMS_BYTES)]
     record.summary = _shown(_object(record, "summary.json", SummaryFile, ""))
     if not record.metrics:
         record.notes.append("No iteration has been written yet.")
     return record
 
 
-FILES = ("config.json", "metrics.jsonl", "transcripts.jsonl", "summary.json")
+FILES = ("config.json", "metrics.jsonl", "transcripts.jsonl", "alarms.jsonl", "summary.json")
 
 
 def _object(record: Record, name: str, schema: Any, missing: str) -> dict[str, Any]:

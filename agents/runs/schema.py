@@ -22,6 +22,8 @@ from coevo_env.errors import CoevoError, printable
 from .door import Misfit, plain_json, read_text
 
 __all__ = [
+    "ALARMS_BYTES",
+    "Alarm",
     "CONFIG_BYTES",
     "ITERATIONS",
     "LARGEST",
@@ -52,9 +54,9 @@ CONFIG_BYTES = 16 * 2**20
 STATE_BYTES = 256 * 2**20
 """Of a checkpoint's state.json, with its transcripts that are still to be written."""
 
-METRICS_BYTES, TRANSCRIPTS_BYTES = 2**29, 2**27
-"""Of metrics.jsonl and transcripts.jsonl, of whose ends that much is read; 512 MiB of metrics are
-those of 200,000 iterations."""
+METRICS_BYTES, TRANSCRIPTS_BYTES, ALARMS_BYTES = 2**29, 2**27, 2**24
+"""Of metrics.jsonl, transcripts.jsonl and alarms.jsonl, of whose ends that much is read; 512 MiB of
+metrics are those of 200,000 iterations."""
 
 LINE_BYTES = 64 * 2**20
 """Of one line of these."""
@@ -139,6 +141,36 @@ class Episode(Part):
     prompt: Text = ""
     answer: Any = None
     turns: Annotated[list[Turn], Field(max_length=10**4)]
+
+
+class Example(Part):
+    """An answer that shows what an alarm is about."""
+
+    prompt: Text
+    answer: Text
+
+
+class Finding(Part):
+    """A signal of an alarm."""
+
+    signal: Name
+    value: Number
+    baseline: Number
+    threshold: Number
+
+
+Place = Annotated[str, Field(pattern=r"^(seat\d{1,4}|alone|update)$")]
+
+
+class Alarm(Part):
+    """A line of `alarms.jsonl`."""
+
+    iteration: Iteration
+    agent: Name
+    place: Place
+    since: Iteration
+    signals: Annotated[list[Finding], Field(min_length=1, max_length=100)]
+    examples: Annotated[list[Example], Field(max_length=100)] = []
 
 
 # ---------------------------------------------------------------- summary.json
@@ -236,6 +268,7 @@ class Pending(Part):
 
     metrics: Numbers
     transcripts: Annotated[list[Episode], Field(max_length=10**4)]
+    examples: dict[Name, Annotated[list[Example], Field(max_length=100)]] = {}
 
 
 class Nothing(BaseModel):
@@ -254,6 +287,30 @@ class Roles(Part):
     since: Count = 0
 
 
+class Pool(Part):
+    """Answers that are taken together until they are enough."""
+
+    count: Number
+    sums: Numbers
+    weights: Iteration
+
+
+class Stream(Part):
+    """What the audit knows of an agent in a place."""
+
+    over: dict[Name, Annotated[list[Iteration], Field(max_length=10**4)]] = {}
+    under: dict[Name, Count] = {}
+    active: Annotated[list[Name], Field(max_length=100)] = []
+    pool: Pool | None = None
+
+
+class Audit(Part):
+    """What the collapse audit has seen."""
+
+    baseline: dict[Name, Pool] = {}
+    streams: dict[Name, Stream] = {}
+
+
 class StateFile(Part):
     """A checkpoint's `state.json`. What a run cannot do without is asked when it is adopted."""
 
@@ -261,6 +318,9 @@ class StateFile(Part):
     scalars: dict[Name, Scalars]
     controllers: list[Controller] = []
     best: tuple[Number, Iteration] | None = None
+    former: tuple[Number, Iteration] | None = None
+    audit: Audit | None = None
+    alarms: Count = 0
     before: dict[Name, Portrait] = {}
     pending: Pending | Nothing = Nothing()
     offsets: dict[Name, Count] = {}

@@ -60,7 +60,7 @@ class Assessment:
         return {name: self._known(result.metrics) for name, result in self.results.items()}
 
     def ci95(self) -> dict[str, dict[str, float]]:
-        """Model -> metric -> half width of its 95 % t-interval over prompts."""
+        """Model -> metric -> half width of its 95 % interval over prompts."""
         return {name: self._known(result.ci95) for name, result in self.results.items()}
 
     def measured(self) -> dict[str, Any]:

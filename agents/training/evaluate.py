@@ -30,6 +30,7 @@ from ..learners.learner import Actor
 from ..runs.config import Config
 from .intervals import half_width
 from .play import play
+from .signals import by_seat
 
 __all__ = ["EVALUATION_SEED", "Evaluation", "describe", "evaluate", "evaluation_game"]
 
@@ -49,7 +50,7 @@ class Evaluation:
             of one draw for each prompt, and averaged over the draws.
         rewards: float64 (P * D,), task reward of each response, the draws for a prompt in a row.
         transcripts: The first draw for every prompt.
-        ci95: Half widths of 95 % t-intervals over prompts, of reward and kl,
+        ci95: Half widths of 95 % intervals over prompts, of reward and kl,
             each where there is one (see `half_width`).
         by_prompt: Means over the draws of reward and kl for each of the P rows, and under "asked" a
             digest of each prompt, so that runs are compared prompt by prompt.
@@ -107,6 +108,7 @@ def evaluate(game: BatchEnv, policy: Actor, name: str = "llm1") -> Evaluation:
         "entropy": -logprob / max(1, tokens),
         **{f"reward/{term}": float(np.concatenate(values).mean()) for term, values in terms.items()},
         **{key: float(np.mean([one[key] for one in diverse])) for key in diverse[0]},
+        "responses": float(size * draws),
     }
     found = {"reward": rewards.reshape(size, draws), "kl": kl.reshape(size, draws)}
     widths = {tag: half_width(table, asked[::draws]) for tag, table in found.items()}
@@ -122,7 +124,8 @@ def describe(game: BatchEnv, rollout: Rollout) -> tuple[dict[str, float], dict[s
     assert game.scores is not None
     rows = np.arange(len(game.episodes))  # each agent has one turn in every episode
     turns = [game.episodes[row].turns[seat] for row, seat in zip(rows, rollout.seats, strict=True)]
-    diversity = summarize([turn.text for turn in turns], rollout.token_lists(), game.rules.eos_ids)
+    texts = [turn.text for turn in turns]
+    diversity = summarize(texts, rollout.token_lists(), game.rules.eos_ids)
     values = {
         "reward/task": rollout.task_reward.mean(),
         "reward/team": rollout.team_reward.mean(),
@@ -135,6 +138,7 @@ def describe(game: BatchEnv, rollout: Rollout) -> tuple[dict[str, float], dict[s
         "length": rollout.lengths.mean(),
         "distinct_2": diversity["distinct_2"],
         "unique": diversity["unique"],
+        **by_seat(game, rollout, texts),
     }
     histograms = {"task_reward": rollout.task_reward, "kl": rollout.kl.sum(1), "length": rollout.lengths}
     return {tag: float(value) for tag, value in values.items()}, histograms

@@ -26,6 +26,7 @@ from coevo_env.game.rollout import Rollout
 
 from ..learners.learner import checked
 from ..learners.policy import remembering
+from ..methods.audit import sentence
 from ..methods.communication import communication
 from ..methods.update_order import drift, importance, order
 from ..runs.board import board_settings
@@ -52,6 +53,7 @@ from .evaluate import Evaluation, describe
 from .outcome import evaluate_agents, save_agents, transcripts, write_summary
 from .play import play
 from .state import State, forget, is_finite, restore, save_state
+from .watch import alarming, best_of, conclude
 
 __all__ = ["Interrupted", "Run"]
 
@@ -127,8 +129,15 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the last iteration is finished, or the budget is spent."""
-        return self.iteration >= self.config.iterations or self.config.budget.is_spent(*self.state.spent)
+        """Whether the last iteration is finished, the budget is spent, or an alarm is to end it."""
+        spent = self.config.budget.is_spent(*self.state.spent)
+        return self.iteration >= self.config.iterations or spent or self.alarmed
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether the collapse audit has given an alarm, and that is to end the run."""
+        given = self.state.alarms or self.state.pending.get("examples")
+        return self.config.stop_on == "collapse" and bool(given)
 
     # ---------------------------------------------------------------- the loop
     def train(self) -> dict[str, Any]:
@@ -156,6 +165,7 @@ class Run:
             f"{name}/eval/{tag}": value for name, result in evaluations.items() for tag, value in result.metrics.items()
         }
         self._assign_roles(evaluations)
+        self.state.audit, _ = conclude(self.config.audit, State(), metrics, evaluations, {})
         self.log.lay_out(self.parts.agents, board_settings(self.config))
         self.log.metrics(0, metrics)
         self.state.offsets = self.log.offsets()
@@ -253,7 +263,9 @@ class Run:
         if parts.opponents:
             metrics.update(parts.opponents.conclude(self.iteration, rollouts))
         metrics["time/rollout_s"], metrics["time/update_s"] = sampled - started, time.perf_counter() - sampled
-        self.state.pending = {"metrics": metrics, "transcripts": self._shown(updated)}
+        examples = alarming(config.audit, self.state, metrics, game, rollouts)
+        self.state.pending = {"metrics": metrics, "transcripts": [], "examples": examples}
+        self.state.pending["transcripts"] = self._shown(updated)
         self.whole = True
 
     def _update(self, rollouts: list[Rollout], playing: list[int], metrics: dict[str, float]) -> list[int]:
@@ -291,20 +303,27 @@ class Run:
         resume."""
         state, metrics = self.state, dict(self.state.pending["metrics"])
         evaluations: dict[str, Evaluation] = {}
-        best = state.best
+        best, former = state.best, state.former
         if self._evaluates():
             evaluations = evaluate_agents(self.parts)
             for name, evaluation in evaluations.items():
                 metrics.update({f"{name}/eval/{tag}": value for tag, value in evaluation.metrics.items()})
             if self.parts.together:
                 metrics.update(communication(self.parts.together, self.parts.actors(), self.parts.agents))
+            self._assign_roles(evaluations)
+        audit, alarms = conclude(self.config.audit, state, metrics, evaluations, state.pending.get("examples", {}))
+        sound, best, former = best_of(best, former, audit, alarms)
+        if evaluations and sound:
             score = float(np.mean([evaluation.metrics["reward"] for evaluation in evaluations.values()]))
             if score > best[0]:
-                best = (score, self.iteration)
-            self._assign_roles(evaluations)
+                best, former = (score, self.iteration), best
         self.log.transcripts(self.iteration, state.pending["transcripts"])
+        self.log.alarms(alarms)
         self.log.metrics(self.iteration, metrics)
-        state.pending, state.best, state.offsets = {}, best, self.log.offsets()
+        state.pending, state.best, state.former, state.offsets = {}, best, former, self.log.offsets()
+        state.audit, state.alarms = audit, state.alarms + len(alarms)
+        for alarm in alarms:
+            self.say(sentence(alarm))
         self.report(self.iteration, metrics)
         return metrics
 

@@ -25,7 +25,10 @@ from ..runs.door import check_folder
 from ..runs.folder import read_saved
 from .assemble import Parts
 
-__all__ = ["State", "forget", "is_finite", "restore", "save_state"]
+__all__ = ["NONE", "State", "forget", "is_finite", "restore", "save_state"]
+
+NONE = (-np.inf, -1)
+"""No best yet."""
 
 
 @dataclass
@@ -34,19 +37,26 @@ class State:
 
     Attributes:
         iteration: Finished iterations.
-        best: The highest validation reward so far, and its iteration.
+        best: The highest validation reward so far, and its iteration, of agents that the collapse
+            audit had nothing to say of.
+        former: The same before the best one, to which an alarm can go back.
         before: {"metrics": ...} of each agent before training; {} until they have been measured.
         pending: What the iteration just finished still has to write down.
         offsets: Bytes of each log that belong to this state.
         spent: Of the budget: in all, and in the last iteration.
+        audit: State of the collapse audit; None in a run that was begun before there was one.
+        alarms: How many it has given.
     """
 
     iteration: int = 0
-    best: tuple[float, int] = (-np.inf, -1)
+    best: tuple[float, int] = NONE
+    former: tuple[float, int] = NONE
     before: dict[str, Any] = field(default_factory=dict)
     pending: dict[str, Any] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
     spent: tuple[float, float] = (0.0, 0.0)
+    audit: dict[str, Any] | None = field(default_factory=dict)
+    alarms: int = 0
 
 
 def forget(parts: Parts, config: Config) -> None:
@@ -77,13 +87,16 @@ def save_state(directory: Path, state: State, parts: Parts, keep: int) -> None:
     Raises:
         CheckpointError: It could not be written.
     """
+    bests = {"best": state.best, "former": state.former}
     meta = {
         "controllers": [controller.state_dict() for controller in parts.game.controllers],
-        "best": list(state.best) if np.isfinite(state.best[0]) else None,
+        **{name: list(one) if np.isfinite(one[0]) else None for name, one in bests.items()},
         "before": state.before,
         "pending": state.pending,
         "offsets": state.offsets,
         "spent": list(state.spent),
+        "audit": state.audit,
+        "alarms": state.alarms,
         "run": parts.rests_on["run"],
     }
     states = {name: learner.state_dict() for name, learner in parts.named_learners()}
@@ -128,6 +141,8 @@ def restore(directory: Path, parts: Parts, say: Callable[[str], None], keep: int
         if tidy:
             prune(folder, state.iteration, keep, state.best[1], later=True)
         say(f"resumed from {path}")
+        if state.audit is None:
+            say("the run was begun by a version without the collapse audit, and goes on without it")
         return state
     if found:
         raise CheckpointError(
@@ -137,6 +152,11 @@ def restore(directory: Path, parts: Parts, say: Callable[[str], None], keep: int
         )
     say("no checkpoint had been written yet; starting from iteration 0")
     return State()
+
+
+def _pair(saved: list[Any] | None) -> tuple[float, int]:
+    score, iteration = saved or NONE
+    return score, iteration
 
 
 def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, Any]) -> State:
@@ -150,9 +170,18 @@ def _adopted(parts: Parts, states: dict[str, dict[str, Any]], meta: dict[str, An
             parts.opponents.population.load_state_dict(states["population"])
         if isinstance(parts.game.rules.roles, AdaptiveRoles):
             parts.game.rules.roles.load_state_dict(meta["roles"])
-        best = tuple(meta["best"]) if meta["best"] else (-np.inf, -1)
         total, last = meta.get("spent") or (0.0, 0.0)
-        return State(meta["iteration"], best, meta["before"], meta["pending"], meta["offsets"], (total, last))
+        return State(
+            meta["iteration"],
+            best=_pair(meta["best"]),
+            former=_pair(meta.get("former")),
+            before=meta["before"],
+            pending=meta["pending"],
+            offsets=meta["offsets"],
+            spent=(total, last),
+            audit=meta.get("audit"),
+            alarms=meta.get("alarms", 0),
+        )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if short_of_memory(error):
             raise

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import CoevoError, ConfigError
+from ..game.splits import normalised
 from .rows import Row, check_columns, hub_splits, read_file, split_files
 
 __all__ = ["Row", "is_held_out", "load_splits", "read_rows"]
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a text belongs to the test split where there is none: one in ten, by SHA-256, so a
-    duplicate is never in both."""
-    return hashlib.sha256(text.encode()).digest()[0] * 10 < 256
+    """Whether a text belongs to the test split where there is none: one in ten, by the SHA-256 of
+    its normalised form, so a text that reads the same is never in both."""
+    return hashlib.sha256(normalised(text).encode()).digest()[0] * 10 < 256
 
 
 def load_splits(source: str | Path, columns: Sequence[str], hub: tuple[str, str | None]) -> dict[str, list[Row]]:

@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import CoevoError, ConfigError, MissingExtraError, unknown_name
+from .written import Written, as_written, shortened
 
 __all__ = ["ENDINGS", "Row", "check_columns", "hub_splits", "read_file", "split_files"]
 
@@ -157,13 +156,20 @@ def hub_splits(name: str, config: str | None = None) -> dict[str, list[Row]]:
             for split, names in SPLIT_NAMES.items()
             if any(n in found for n in names)
         }
-        return {split: list(rows) for split, rows in known.items()}
+        return {split: _of_the_hub(rows) for split, rows in known.items()}
     except Exception as error:  # the library raises errors of half a dozen families here
         raise CoevoError(
             f"the dataset {name!r} could not be loaded from the hub: {type(error).__name__}: {str(error)[:200]}. "
             "Expected network or a "
             "filled hub cache; without them pass source=<folder with train.jsonl and test.jsonl>."
         ) from error
+
+
+def _of_the_hub(rows: Any) -> list[Row]:
+    """The rows of a `datasets.Dataset`, whose columns have types."""
+    schema = getattr(getattr(rows, "features", None), "arrow_schema", None)
+    written = {} if schema is None else {field.name: as_written(field.type) for field in schema}
+    return [shortened(row, written) for row in rows]
 
 
 def _ending(file: Path) -> str:
@@ -204,25 +210,6 @@ def _object(text: str, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         what = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
         raise ConfigError(f"{where} {what}. Expected one JSON object per line.") from None
-
-
-class Written(float):
-    """A number of a JSON file, which as text is what stands there: `0.10`, or more digits than a
-    float holds."""
-
-    __slots__ = ("text",)
-    text: str
-
-    def __new__(cls, text: str) -> Written:
-        self = super().__new__(cls, text)
-        self.text = text
-        return self
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __reduce__(self):
-        return (Written, (self.text,))
 
 
 def _once(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
@@ -342,9 +329,7 @@ def _parquet(file: Path) -> Iterable[Row]:
         names, types = opened.schema_arrow.names, opened.schema_arrow.types
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"{file}: the column {twice[0]!r} stands there twice; expected different names.")
-        short = {
-            name: str(kind) for name, kind in zip(names, types, strict=True) if str(kind) in ("float", "halffloat")
-        }
+        written = {name: as_written(kind) for name, kind in zip(names, types, strict=True)}
         for part in opened.iter_batches(batch):
             for row in part.to_pylist():
                 size += _extent(row)
@@ -353,10 +338,7 @@ def _parquet(file: Path) -> Iterable[Row]:
                         f"{file} unpacks to more than {MAX_BYTES >> 20} MiB; expected at most that much of prompts. "
                         "Take a part of it."
                     )
-                for name, kind in short.items():  # 0.1 in 32 bits is not 0.10000000149011612
-                    if row[name] is not None:
-                        row[name] = Written(str((np.float32 if kind == "float" else np.float16)(row[name])))
-                yield row
+                yield shortened(row, written)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a Parquet file: {error}.") from error
 

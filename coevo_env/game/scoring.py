@@ -9,7 +9,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 from ..errors import NonFiniteError, RewardError, RewardTimeout
 from .returned import number, size
 from .rules import Episode, Rules
+from .task import Prompt, Task
 
-__all__ = ["Scores", "rate", "score"]
+__all__ = ["Scores", "rate", "rate_alone", "score", "total"]
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,63 @@ def rate(rules: Rules, episodes: Sequence[Episode], responses: Sequence[str]) ->
     Raises:
         RewardError, NonFiniteError: See `score`.
     """
-    prompts, said = [episode.prompt for episode in episodes], list(responses)
+    prompts = [episode.prompt for episode in episodes]
+    functions = {name: function for name, (_, function) in rules.terms.items()}
+    return _rate(rules.task.name, functions, prompts, list(responses), lambda row: _prompt(rules, episodes[row]))
+
+
+def rate_alone(
+    task: Task,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    only: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Raw value of ordinary reward terms without a game, (R,): response i answers prompt i.
+
+    Args:
+        task: The task.
+        prompts, responses: As reward functions take them.
+        only: Names of the terms that are asked; None means all.
+
+    Raises:
+        RewardError, NonFiniteError: See `score`.
+    """
+    asked = {name: task.rewards[name] for name in (task.rewards if only is None else only)}
+    functions = {name: value[1] if isinstance(value, tuple) else value for name, value in asked.items()}
+    return _rate(task.name, functions, list(prompts), list(responses), lambda row: repr(str(prompts[row])))
+
+
+def _rate(
+    task: str, functions: Mapping[str, Callable[..., Any]], prompts: list, said: list[str], called: Callable[[int], str]
+) -> dict[str, np.ndarray]:
+    """Raw value of each term, (R,); `called` is what a message calls the prompt of a row."""
 
     def about(row: int) -> str:
-        return f"the response {said[row]!r} to prompt {_prompt(rules, episodes[row])}"
+        return f"the response {said[row]!r} to prompt {called(row)}"
 
     terms = {}
-    for name, (_, function) in rules.terms.items():
-        where = f"task {rules.task.name!r}, reward {name!r}"
+    for name, function in functions.items():
+        where = f"task {task!r}, reward {name!r}"
         raw = _ask(where, function, prompts, said, about, "check_reward")
         terms[name] = _numbers(where, raw, len(said), about)
     return terms
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is named
+def total(task: Task, rated: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The weighted sum of what `rate_alone` gave, (R,).
+
+    Raises:
+        NonFiniteError: It is more than a float can hold.
+    """
+    weights = {name: value[0] if isinstance(value, tuple) else 1.0 for name, value in task.rewards.items()}
+    summed = np.sum([weights[name] * values for name, values in rated.items()], axis=0)
+    if not np.isfinite(summed).all():
+        raise NonFiniteError(
+            f"task {task.name!r}: the weighted sum of the rewards is {summed[~np.isfinite(summed)][0]}; expected "
+            "finite numbers. Use smaller weights or rewards."
+        )
+    return summed
 
 
 def _rate_together(rules: Rules, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:

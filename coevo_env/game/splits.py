@@ -1,7 +1,8 @@
 """Which prompts are trained on, chosen by and tested on: three splits that share no prompt.
 
 One idea: whatever is split off goes by the SHA-256 of its text, so the same data fall the same way
-on every machine, in any order of rows, and two equal prompts never fall on two sides.
+on every machine, in any order of rows, and two equal prompts never fall on two sides. Equal are
+prompts that read the same, see `likeness`.
 
 Nothing here reads files or draws random numbers.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
 
-__all__ = ["SPLITS", "common", "held_out_from", "identity", "split_off", "three_splits"]
+__all__ = ["SPLITS", "common", "held_out_from", "identity", "likeness", "normalised", "split_off", "three_splits"]
 
 SPLITS = ("train", "validation", "test")
 """The prompts that agents learn on, that choices are made by, and that are read at the end."""
@@ -31,30 +33,52 @@ def identity(prompt: Any) -> Hashable:
     return str(prompt) if earlier is None else (str(prompt), json.dumps(list(earlier), sort_keys=True, default=str))
 
 
+def likeness(prompt: Any) -> Hashable:
+    """What makes two prompts the same across splits: as `identity`, but of texts that read the same
+    (`normalised`). A model that has seen one of them has seen the other.
+
+    >>> likeness(" caf\\u00e9\\n") == likeness("cafe\\u0301")
+    True
+    """
+    earlier = getattr(prompt, "earlier", None)
+    if earlier is None:
+        return normalised(str(prompt))
+    said = [{key: normalised(str(value)) for key, value in message.items()} for message in earlier]
+    return (normalised(str(prompt)), json.dumps(said, sort_keys=True))
+
+
+def normalised(text: str) -> str:
+    """A text in the composed form of Unicode (NFC), without white space around it."""
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
+
+
 def split_off(prompts: Sequence[Any], count: int, seed: int = 0) -> tuple[list[Any], list[Any]]:
     """Takes `count` different prompts out of a list, those with the smallest SHA-256 of seed and
     text.
 
     Returns:
         The rest and what was taken, each in the order of the list; prompts that occur several times
-        stay together.
+        stay together, also where they only read the same, and then the smallest SHA-256 counts.
 
     >>> rest, taken = split_off(["a", "b", "c", "a"], 1)
     >>> len(set(rest)), len(set(taken)), set(rest) & set(taken)
     (2, 1, set())
     """
-    ranks = {key: hashlib.sha256(f"{seed}\0{key}".encode(errors="replace")).digest() for key in map(identity, prompts)}
+    keys, ranks = [likeness(prompt) for prompt in prompts], {}
+    for key, prompt in zip(keys, prompts, strict=True):
+        rank = hashlib.sha256(f"{seed}\0{identity(prompt)}".encode(errors="replace")).digest()
+        ranks[key] = min(rank, ranks.get(key, rank))
     chosen = set(sorted(ranks, key=ranks.__getitem__)[:count])
-    return (
-        [prompt for prompt in prompts if identity(prompt) not in chosen],
-        [prompt for prompt in prompts if identity(prompt) in chosen],
-    )
+    sides = ([], [])
+    for key, prompt in zip(keys, prompts, strict=True):
+        sides[key in chosen].append(prompt)
+    return sides
 
 
 def common(one: Iterable[Any], other: Iterable[Any]) -> list[Any]:
     """The prompts of `one` that are also in `other`."""
-    known = set(map(identity, other))
-    return [prompt for prompt in one if identity(prompt) in known]
+    known = set(map(likeness, other))
+    return [prompt for prompt in one if likeness(prompt) in known]
 
 
 def held_out_from(
@@ -67,13 +91,13 @@ def held_out_from(
         validation, test without what is in the other two, and lines about what was done. Of fewer
         than 10 test prompts none is taken.
     """
-    known = set(map(identity, train))
-    test = [prompt for prompt in test if identity(prompt) not in known]
+    known = set(map(likeness, train))
+    test = [prompt for prompt in test if likeness(prompt) not in known]
     if len(validation):
-        validation = [prompt for prompt in validation if identity(prompt) not in known]
-        known = set(map(identity, validation))
-        return validation, [prompt for prompt in test if identity(prompt) not in known], ()
-    different = len(set(map(identity, test)))
+        validation = [prompt for prompt in validation if likeness(prompt) not in known]
+        known = set(map(likeness, validation))
+        return validation, [prompt for prompt in test if likeness(prompt) not in known], ()
+    different = len(set(map(likeness, test)))
     if different < FEWEST:
         return (), test, ()
     rest, taken = split_off(test, min(MOST, round(SHARE * different)))
@@ -113,7 +137,8 @@ def three_splits(
             raise ConfigError(
                 f"task {task!r}: the prompt {str(both[0])[:60]!r} is in the {name} split and in the {other} split"
                 f"{f', and so are {len(both) - 1} others' if len(both) > 1 else ''}; expected splits without common "
-                f"prompts, or what is measured on {name} is no held-out number. Take them out of one of the two."
+                f"prompts, or what is measured on {name} is no held-out number. Take them out of one of the two. "
+                "(Texts are common that differ in outer white space or in the form of Unicode only.)"
             )
     return train, validation, notes
 
@@ -136,7 +161,7 @@ def _check(task: str, split: str, prompts: Any) -> None:
 
 
 def _validation(train: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], tuple[str, ...]]:
-    different = len(set(map(identity, train)))
+    different = len(set(map(likeness, train)))
     if different < FEWEST:
         note = (
             f"no validation split was given, and {different} train prompts are too few to take one from: what is "

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, real, unknown_name, whole
 from .arguments import in_order
+from .frozen import frozen
 from .splits import SPLITS, three_splits
 
 __all__ = ["Conversation", "JointRewardFunction", "Prompt", "RewardFunction", "Task", "Tokenizer"]
@@ -30,7 +31,9 @@ class Prompt(str):
 
     Attributes:
         answer: The gold answer, or None.
-        info: Anything else (a reasoning-gym entry, a label); never shown to the agents.
+        info: Anything else (a reasoning-gym entry, a label); never shown to the agents. It is the
+            same in every episode: dictionaries, lists, sets and arrays in it are copied, and refuse
+            to be changed.
         earlier: Of a prompt that is a chat, the messages before the last one, whose text the prompt
             is; the model's chat template renders it. None of a prompt that is plain text.
 
@@ -53,8 +56,8 @@ class Prompt(str):
     ) -> Prompt:
         self = super().__new__(cls, text)
         self.answer = answer
-        self.info = info or {}
-        self.earlier = None if earlier is None else tuple(earlier)
+        self.info = frozen(dict(info or {}))
+        self.earlier = None if earlier is None else frozen(tuple(earlier))
         return self
 
     def __reduce__(self):

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError, first_line, short_of_memory, unknown_name
 from .names import hub_advice
+from .ordinary import is_ordinary
 
 __all__ = ["TextTokenizer", "ends_of"]
 
@@ -47,7 +48,8 @@ class TextTokenizer:
             of the model that the tokenizer does not know.
 
     Raises:
-        ConfigError: There is no EOS token, or no chat template when `chat` is True.
+        ConfigError: There is no EOS token, or no chat template when `chat` is True, or its pad
+            token is one that ordinary text is written with.
     """
 
     def __init__(self, hf: Any, vocab_size: int | None = None, chat: bool | str = False, ends: Iterable[int] = ()):
@@ -76,6 +78,13 @@ class TextTokenizer:
                 "Set `tokenizer.eos_token` to one of its tokens and save it again."
             )
         self.eos_id = self.eos_ids[0]
+        pad = hf.pad_token_id
+        if pad is not None and pad not in self.eos_ids and is_ordinary(hf, pad):
+            raise ConfigError(
+                f"the tokenizer {name!r} pads with {hf.pad_token!r}, id {pad}, which is also a part of ordinary texts: "
+                "it would be taken out of every response and never be drawn. Set `tokenizer.pad_token` to a token of "
+                "its own, or to the EOS token, and save the tokenizer again."
+            )
         opening = self._opening()
         self.opening = [] if self.chat else opening  # a chat template writes its own
         self._special = {hf.pad_token_id, hf.unk_token_id, hf.bos_token_id, *opening} - {None}

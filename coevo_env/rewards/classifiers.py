@@ -54,7 +54,8 @@ def classifier_reward(
 
     Raises:
         ConfigError: Unknown output; when first called: the model cannot be loaded, lacks weights
-            (a language model is no classifier), has no such label or output, or CUDA is absent.
+            (a language model is no classifier), has no such label or output, takes the end of
+            ordinary texts for padding, or CUDA is absent.
         RewardError: When called: a prompt and a response that are no token together.
 
     Source: Ma et al., NeurIPS 2024, section 4.1: the logit of the positive class of
@@ -67,6 +68,7 @@ def classifier_reward(
     @functools.cache
     def load() -> tuple[Any, Any, int, int]:
         tokenizer, network = _text_classifier(str(model), device)
+        _check_padding(str(model), tokenizer, network)
         at_a_time = batch_size if batch_size == 1 or _can_pad(tokenizer, network) else 1
         return tokenizer, network, _label_index(str(model), network.config, label), at_a_time
 
@@ -126,6 +128,32 @@ def _can_pad(tokenizer: Any, network: Any) -> bool:
     except (ValueError, RuntimeError, IndexError):
         return False
     return all(float((one[0] - other).abs().max()) < 1e-4 for one, other in zip(alone, beside, strict=True))
+
+
+def _check_padding(model: str, tokenizer: Any, network: Any) -> None:
+    """Refuses a model that takes the last token which is not padding, where padding is a token that
+    texts end with: "good!" would be scored as "good"."""
+    import torch
+
+    from ..lm.ordinary import is_ordinary
+
+    pad = getattr(network.config, "pad_token_id", None)
+    if not isinstance(pad, int) or not is_ordinary(tokenizer, pad):
+        return
+    ids = [i for i in tokenizer(PROBES[0])["input_ids"] if i != pad]
+    ends = torch.tensor([[*ids, pad]], device=network.device)
+    with torch.inference_mode():
+        scores = []
+        for padding in (pad, None):  # a single text needs none
+            network.config.pad_token_id = padding
+            scores.append(network(input_ids=ends, attention_mask=torch.ones_like(ends)).logits)
+    network.config.pad_token_id = pad
+    if not torch.equal(*scores):
+        raise ConfigError(
+            f"classifier_reward: the model {model!r} takes {tokenizer.convert_ids_to_tokens(pad)!r} for padding "
+            f"(pad_token_id={pad} of its configuration), which ordinary texts end with: it would score them without "
+            "their end. Expected a padding token that no text has; give it one in config.json, and to its tokenizer."
+        )
 
 
 PROBES = ("good", "this film was not good, and it went on for far too long to be borne by anyone", "a bad one")

@@ -1,16 +1,22 @@
-"""Numbers as people and models write them: "$1,200.50", "9{,}500", "10 %", "\\boxed{72}", "72.".
+"""Numbers as people and models write them: "$1,200.50", "1 200", "9{,}500", "10 %", "\\boxed{72}".
 
-One idea: a number is found in a text after the marks of typesetting have gone, and a gold answer
-may have a unit behind its number. What is not one number is None and never a part of it.
+One idea: all that is written as one is found as one, and is a number as a whole or is none. What
+was found and is no number equals no other, and never counts as a part of itself.
 
-A per cent sign is a unit: "10%" is 10. Fractions ("3/4") are text, because "24/4 = 6" ends with
-one number and not with two. So are powers, products and words of scale ("5²", "2 ½", "5 million"):
-where a response is searched, such a number is found whole, and equals no other.
+- A number is digits, with a sign or currency before them, decimals behind a point, and an exponent
+  ("1e3" is 1000). The minus may be any of Unicode's, the digits those of any script.
+- Groups of three behind one kind of separator are one number: "1,234", "1 234", "1'234", "1_234".
+- A per cent sign is a unit: "10%" is 10. A gold answer may have a unit behind its number.
+- Found whole, and no number: fractions and quotients ("1/2", "24/4"; "24/4 = 6" ends with 6), all
+  else that marks join without a space ("12:30", "1,5", "1.234,5", "1.2.3"), powers and roots
+  ("5²", "2^3", "√4"), "±5", "0x1F", and words of scale ("2 ½", "5 million", "5k").
+- Signs of operations stand between numbers: "5-3" and "2+3" hold two.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from decimal import Decimal
 
 __all__ = ["find_numbers", "gold_number", "parse_number"]
@@ -27,21 +33,33 @@ _OPERATIONS = (
     r"below|under|less|fewer|more|negative|short|before|ago|bc|bce"
 )
 """Words behind a number that may change what it is."""
-# One number: an optional sign that is not a minus between operands ("5-3" holds 5 and 3), an
-# optional currency sign, digits with or without thousands separators, decimals, an exponent.
+_GROUPED = r"\d{1,3}(?P<mark>[,'_ ])\d{3}(?:(?P=mark)\d{3})*(?!\d)"
+# One number, or what is written as one: an optional sign that is not a minus between operands
+# ("5-3" holds 5 and 3), an optional currency sign, digits and what joins them, an exponent.
 _NUMBER = re.compile(
-    r"(?:(?<![\w)\].])[-−–])?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)"
-    r"(?:[eE][-+]?\d{1,3}(?!\w|\.\d))?"
+    r"(?:(?<![\w)\].])-)?(?:[±∓√] ?)?[$€£]?"
+    rf"(?:0[xXbBoO][\da-fA-F]+(?!\w)|{_GROUPED}|\d+|(?<![\w.])\.\d+|[a-zA-Z]\.\d+)"
     # What makes another number of it belongs to it, and then it is not one that can be compared.
-    rf"(?:[ \u00a0]?[{_SMALL}]+|[ \u00a0-](?i:{_SCALES})\b)?",
+    r"(?:[.,:'_]\d+| ?[/÷⁄∕] ?-?[$€£]?\d+)*(?:[eE][-+]?\d+(?:\.\d+|[a-zA-Z]\w*)?)?"
+    rf"(?: ?\^ ?[\w{{(+-]+|\*\*\d+| \d+[/⁄∕]\d+| ?[{_SMALL}]+|[ -](?i:{_SCALES})\b|(?:[kKMBT]|bn|mn|mln|tn|trn)\b)?",
     re.ASCII,
 )
-_PLAIN = re.compile(r"[-−–$€£\d,.]+(?:[eE][-+]?\d+)?", re.ASCII)
+_PLAIN = re.compile(rf"-?[$€£]?(?:(?:{_GROUPED}|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{{1,3}})?", re.ASCII)
 _TYPESET = (
-    (re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|[\u2009\u202f])(?=\d{3}(?!\d))"), ","),  # 9{,}500, 10,\!080, 9\,500
+    (re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,)(?=\d{3}(?!\d))"), ","),  # 9{,}500, 10,\!080, 9\,500
     (re.compile(r"\\([$%])"), r"\1"),  # \$18, 10\%
     (re.compile(r"\\text(?:bf|rm|it)?\{([^{}]*)\}|\\math(?:rm|bf|it)\{([^{}]*)\}"), r"\1\2"),
+    (re.compile(r"\\sqrt\s*(?:\{([^{}]*)\}|(?=\d))"), r"√\1"),
+    (re.compile(r"\\[cdt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))"), r" \1\2/\3\4"),  # \frac{1}{2}
 )
+_SCRIPTS = str.maketrans(
+    {"٫": ".", "٬": ",", "．": ".", "／": "/", "：": ":", "＄": "$", "％": "%", "’": "'", "ʼ": "'"}
+    | dict.fromkeys("−–‐‑‒﹣－", "-")
+    | dict.fromkeys("\u2009\u202f\u2007\u00a0", " ")
+)
+"""Marks of other scripts and widths, and what they mean."""
+_SIGN = re.compile(r"(?:(?<==)|(?<== ))- (?=[$€£]?[\d.])")
+"""The minus of "= - 3"; elsewhere a space behind it makes it a dash, an operation or a bullet."""
 _WRAPPED = (
     re.compile(r"#{2,}\s*(.*)", re.DOTALL),
     re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL),
@@ -60,20 +78,24 @@ _UNIT = re.compile(
 
 
 def plain(text: str) -> str:
-    """The text without the marks of typesetting in and around its numbers.
+    """The text without the marks of typesetting in and around its numbers, and with the digits,
+    minus signs and spaces of ASCII.
 
-    >>> plain(r"9{,}500"), plain(r"10\\,000")
-    ('9,500', '10,000')
+    >>> plain(r"9{,}500"), plain(r"10\\,000"), plain("−３")
+    ('9,500', '10,000', '-3')
     """
-    if "\\" in text or "{" in text or "\u2009" in text or "\u202f" in text:
+    if "\\" in text or "{" in text:
         for pattern, instead in _TYPESET:
             text = pattern.sub(instead, text)
-    return text
+    if not text.isascii():
+        text = re.sub("(?<=\\d)，(?=\\d{3}(?!\\d))", ",", text.translate(_SCRIPTS))
+        text = re.sub(r"\d", lambda found: str(unicodedata.decimal(found[0])), text)
+    return _SIGN.sub("-", text)
 
 
 def find_numbers(text: str) -> list[str]:
     """All numbers of a text, as it writes them but for typesetting."""
-    return _NUMBER.findall(plain(text))
+    return [match[0] for match in _NUMBER.finditer(plain(text))]
 
 
 def parse_number(text: str) -> Decimal | None:
@@ -119,4 +141,4 @@ def _bare(text: str) -> str:
 
 
 def _decimal(text: str) -> Decimal:
-    return Decimal(re.sub(r"[,$€£]", "", text).replace("−", "-").replace("–", "-"))
+    return Decimal(re.sub(r"[,$€£'_ ]", "", text))

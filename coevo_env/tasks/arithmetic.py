@@ -4,7 +4,7 @@ One idea: pairs of operands are held out, not prompts, and both orders of a pair
 split, so what is tested was never seen in either order. The template shows solved examples, because
 the default model completes text and was not trained to follow a request.
 
-Version history: 1 (0.1.0).
+Version history: 2 (0.2.0), fractions and other figures are read whole; 1 (0.1.0).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ The questions are not part of this package.
 Source: Ma et al., "Coevolving with the Other You", NeurIPS 2024, section 4.2; Cobbe et al., arXiv
 2110.14168 (the dataset, MIT).
 
-Version history: 1 (0.1.0).
+Version history: 2 (0.2.0), fractions and other figures are read whole; 1 (0.1.0).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from typing import Any
 from ..assets.prompts import read_prompt
 from ..assets.rows import Row, check_columns, hub_splits, read_file, split_files
 from ..errors import ConfigError, real, unknown_name, whole
-from ..game.splits import SPLITS, common, identity, split_off
+from ..game.splits import SPLITS, common, likeness, split_off
 from ..game.task import Prompt, Task
 from ..rewards import REWARDS, call, gold_number, make_reward
 
@@ -240,10 +240,11 @@ def _disjoint(found: dict[str, list[Prompt]], drop: bool, where: str) -> list[st
             raise ConfigError(
                 f"{where}: {len(both)} prompts of the {earlier} split are also in the {later} split, the first being "
                 f"{str(both[0])[:60]!r}; what is measured there would be no held-out number. Take them out, or set "
-                f"drop_duplicates=true, which drops them from {earlier}."
+                f"drop_duplicates=true, which drops them from {earlier}. (Texts that differ in outer white space or in "
+                "the form of Unicode only are the same.)"
             )
-        known = set(map(identity, both))
-        found[earlier] = [prompt for prompt in found[earlier] if identity(prompt) not in known]
+        known = set(map(likeness, both))
+        found[earlier] = [prompt for prompt in found[earlier] if likeness(prompt) not in known]
         notes.append(f"{len(both)} prompts that are also in the {later} split were dropped from {earlier}.")
         if not found[earlier]:
             raise ConfigError(f"{where}: every {earlier} prompt is also in the {later} split, so none is left.")
@@ -253,7 +254,7 @@ def _disjoint(found: dict[str, list[Prompt]], drop: bool, where: str) -> list[st
 def _split(found: dict[str, list[Prompt]], sizes: Mapping[str, Any], seed: int, notes: list[str], where: str) -> None:
     """Takes the splits that are not there out of train."""
     seed = whole("own: seed", seed, 0)
-    different, counts = len(set(map(identity, found["train"]))), {}
+    different, counts = len(set(map(likeness, found["train"]))), {}
     if twice := len(found["train"]) - different:
         notes.append(f"{twice} train rows repeat the prompt of another; each is played as often as it stands there.")
     for split, size in sizes.items():

@@ -8,11 +8,12 @@ one in a sentence ("The answer is 4").
 All splits come from one generator and one seed, by index, because item i of many datasets depends
 on seed + i only: two neighbouring seeds would share nearly all items.
 
-Version history: 1 (0.1.0).
+Version history: 2 (0.2.0), fractions and other figures are read whole; 1 (0.1.0).
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Sequence
@@ -148,7 +149,7 @@ def _reward(generator: Any) -> RewardFunction:
         scores = []
         for prompt, response in zip(prompts, responses, strict=True):
             answer = extract_answer(response, prompt.answer)
-            value = float(generator.score_answer(answer, dict(prompt.info)))
+            value = float(generator.score_answer(answer, copy.deepcopy(dict(prompt.info))))
             if default_rule or (prompt.answer is not None and parse_number(prompt.answer) is not None):
                 # What these rules give below 1 is for text around the right answer, or for digits
                 # that contain it.

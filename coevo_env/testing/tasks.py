@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckFailed, ConfigError
-from ..game.splits import SPLITS, identity
+from ..game.splits import SPLITS, likeness
 from ..game.task import Prompt, Task
 from ..tasks import make_task
 from .rewards import check_joint_reward, check_reward, near, short
@@ -85,10 +85,10 @@ def _check_prompts(task: Task) -> list[str]:
                 raise CheckFailed(
                     f"task {task.name!r}, prompt {i} of the {split} split", f"{prompt!r}", "text, or a coevo_env.Prompt"
                 )
-            if where.setdefault(identity(prompt), split) != split:
+            if where.setdefault(likeness(prompt), split) != split:
                 raise CheckFailed(
                     f"task {task.name!r}, the prompt {short(prompt)}",
-                    f"it in the {split} split and in the {where[identity(prompt)]} split",
+                    f"it in the {split} split and in the {where[likeness(prompt)]} split",
                     "splits without common prompts",
                 )
     return ["prompts are text", "splits are disjoint"]

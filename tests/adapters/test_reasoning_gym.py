@@ -3,6 +3,8 @@ train."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("reasoning_gym")
@@ -84,3 +86,20 @@ def test_a_data_set_passes_the_suites_of_pettingzoo(agents, ids, capsys):
     parallel_seed_test(lambda: coevo_env.parallel_env(**options), num_cycles=60)
     state_test(coevo_env.env(**options), coevo_env.parallel_env(**options))
     render_test(lambda render_mode=None: coevo_env.env(**options, render_mode=render_mode))
+
+
+BROKEN = {
+    "nan": (lambda prompts, responses: [float("nan")] * len(responses), coevo_env.NonFiniteError, "returned nan"),
+    "length": (lambda prompts, responses: [0.0] * (len(responses) + 1), coevo_env.RewardError, "returned . values"),
+    "type": (lambda prompts, responses: ["1"] * len(responses), coevo_env.RewardError, "'1', a str"),
+    "mapping": (lambda prompts, responses: dict.fromkeys(responses, 1.0), coevo_env.RewardError, "returned dict"),
+    "raises": (lambda prompts, responses: 1 / 0, coevo_env.RewardError, "raised ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_reward_is_refused_as_the_environment_refuses_it(how):
+    function, error, message = BROKEN[how]
+    data = dataset(replace(coevo_env.make_task("toy"), rewards={"odd": function}), size=1)
+    with pytest.raises(error, match=f"task 'toy', reward 'odd': .*{message}"):
+        data.score_answer("1 2 3", data[0])

@@ -136,3 +136,22 @@ def test_a_chat_keeps_its_earlier_messages():
     assert dataset(task)["prompt"][0] == chat
     with pytest.raises(coevo_env.ConfigError, match="1 of the 2 prompts of 'train' are chats"):
         dataset(replace(task, train=[prompt, "no chat"]))
+
+
+BROKEN = {
+    "nan": (lambda prompts, responses: [float("nan")] * len(responses), coevo_env.NonFiniteError, "returned nan"),
+    "length": (lambda prompts, responses: [0.0] * (len(responses) + 1), coevo_env.RewardError, "returned . values"),
+    "type": (lambda prompts, responses: ["1"] * len(responses), coevo_env.RewardError, "'1', a str"),
+    "mapping": (lambda prompts, responses: dict.fromkeys(responses, 1.0), coevo_env.RewardError, "returned dict"),
+    "raises": (lambda prompts, responses: 1 / 0, coevo_env.RewardError, "raised ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_reward_is_refused_as_the_environment_refuses_it(how):
+    function, error, message = BROKEN[how]
+    task = replace(make_task(), rewards={"odd": function})
+    (odd,) = reward_functions(task)
+    ids = [[5, 6], [7]]
+    with pytest.raises(error, match=f"task 'sentiment', reward 'odd': .*{message}"):
+        odd(completion_ids=ids, prompt_index=[0, 1], split=["train", "train"])

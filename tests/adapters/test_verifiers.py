@@ -75,3 +75,21 @@ def test_a_chat_keeps_its_earlier_messages():
     chat = [*earlier, {"role": "user", "content": "and now ?"}]
     [item] = taskset(task)
     assert [(message.role, message.content) for message in item.data.prompt] == [tuple(one.values()) for one in chat]
+
+
+BROKEN = {
+    "nan": (lambda prompts, responses: [float("nan")] * len(responses), coevo_env.NonFiniteError, "returned nan"),
+    "length": (lambda prompts, responses: [0.0] * (len(responses) + 1), coevo_env.RewardError, "returned . values"),
+    "type": (lambda prompts, responses: ["1"] * len(responses), coevo_env.RewardError, "'1', a str"),
+    "mapping": (lambda prompts, responses: dict.fromkeys(responses, 1.0), coevo_env.RewardError, "returned dict"),
+    "raises": (lambda prompts, responses: 1 / 0, coevo_env.RewardError, "raised ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_reward_is_refused_as_the_environment_refuses_it(how):
+    function, error, message = BROKEN[how]
+    item = next(iter(taskset(replace(make_task(), rewards={"odd": function}))))
+    with pytest.raises(vf.errors.TaskError, match=f"task 'sentiment', reward 'odd': .*{message}") as caught:
+        scored(item, "good")  # verifiers says it in an error of its own
+    assert isinstance(caught.value.__cause__, error)

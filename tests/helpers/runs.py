@@ -78,8 +78,8 @@ def weights(directory: Path) -> dict[str, bytes]:
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Metrics, transcripts, summary and weights are equal bit for bit."""
-    for name in ("metrics.jsonl", "transcripts.jsonl"):
+    """Metrics, transcripts, alarms, summary and weights are equal bit for bit."""
+    for name in ("metrics.jsonl", "transcripts.jsonl", "alarms.jsonl"):
         assert lines(ours, name) == lines(theirs, name), name
     assert (ours / "summary.json").read_bytes() == (theirs / "summary.json").read_bytes()
     assert weights(ours) == weights(theirs)

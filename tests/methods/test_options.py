@@ -274,32 +274,6 @@ def test_a_warm_start_that_was_never_a_run_is_not_taken_over(model, tmp_path):
     assert (tmp_path / "other" / "initial" / "model.safetensors").exists()
 
 
-def test_warm_start_examples_from_a_file(tmp_path):
-    lm = tiny_lm(5, seed=0, eos_id=0)
-    rules, _ = build("toy", lm, num_agents=1)
-    file = tmp_path / "pairs.jsonl"
-    file.write_text('{"prompt": "2", "response": "3 4"}\n\n{"prompt": "1", "response": ""}\n')
-    assert examples(rules, str(file)) == [([2], [3, 4, 0]), ([1], [0])]
-    file.write_text('{"prompt": "2", "response": "3 4"}\n{"prompt": "2"}\n')
-    with pytest.raises(ConfigError, match=r"pairs.jsonl, row 2: no response; expected the columns prompt and response"):
-        examples(rules, str(file))
-    file.write_text('{"prompt": "' + "1 " * 99 + '", "response": "3 4"}\n')
-    with pytest.raises(ConfigError, match=r"row 1: the prompt .* has 99 tokens as agents read it"):
-        examples(rules, str(file))
-    for data, said in (
-        (b"", "has no rows"),
-        (b'{"prompt": "\xff"}', "is not UTF-8"),
-        (b"[" * 10**5, "nested too deeply"),
-    ):
-        file.write_bytes(data)
-        with pytest.raises(ConfigError, match=said):
-            examples(rules, str(file))
-    with pytest.raises(ConfigError, match="cannot be read"):
-        examples(rules, str(tmp_path / "nothing.jsonl"))
-    with pytest.raises(ConfigError, match="steps=-1"):
-        WarmStartConfig(steps=-1)
-
-
 @functools.cache
 def written_game():
     lm = tiny_lm(None, positions=512)

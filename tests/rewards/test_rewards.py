@@ -1,6 +1,7 @@
 """Rewards: values by hand or by an oracle, and independence of the batch."""
 
 import math
+import re
 import sys
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ from coevo_env import rewards
 from coevo_env.assets.tfidf import TfidfClassifier
 from coevo_env.errors import ConfigError, MissingExtraError, RewardError
 from coevo_env.game.task import Prompt
-from coevo_env.rewards import text
+from coevo_env.rewards import numbers, text
 
 
 def test_lexicon_is_vaders_formula():
@@ -48,7 +49,7 @@ def test_lexicon_without_the_package_names_the_remedy(monkeypatch):
         ("x = -3.", "-3", "-3"),
         ("10-2=8", "10", "8"),
         ("It costs $1,002.50.", "$1,002.50", "$1,002.50"),
-        ("1,2,3", "1", "3"),
+        ("1, 2, 3", "1", "3"),
         ("1,234,567", "1,234,567", "1,234,567"),
         (".5 or 0.75", ".5", "0.75"),
         ("(3)-4", "3", "4"),
@@ -120,6 +121,32 @@ def test_a_number_is_the_same_however_it_is_written(number, around, front, behin
     said = [f"It is {written(number)}", f"It is {number}"]
     assert reward([gold] * 2, said) == reward([shown] * 2, said) == [1.0, 1.0]
     assert reward([other] * 2, said) == reward([shown_other] * 2, said) == [0.0, 0.0]
+
+
+# What is written, and the number that it is; None is one that no gold answer can equal.
+WRITTEN = (
+    {"1 234": 1234, "1,234": 1234, "1\u202f234": 1234, "1\u00a0234.5": 1234.5, "1'234": 1234, "1_234": 1234}
+    | {"-3": -3, "−3": -3, "－３": -3, "x = - 3": -3, "$-3": -3, "-$3": -3, "１２３": 123, "٣": 3, "１，２３４": 1234}
+    | {"1e3": 1000, "1E-3": 0.001, "3.": 3, ".5": 0.5, "$5": 5, "5$": 5, "50%": 50, "5 %": 5, "24/4=6": 6}
+    | dict.fromkeys(["1/2", "1 / 2", "24/4", "2 1/2", "1⁄2", r"\frac{1}{2}", r"\dfrac12", r"2\frac{1}{2}", "$5/$2"])
+    | dict.fromkeys(["1,2", "1,00,000", "12,34", "1,2345", "1.234,5", "1.234.567", "12:30", "1/2/2020", "5'10"])
+    | dict.fromkeys(["2^3", "2**3", "10^{3}", r"\sqrt{16}", "√16", "±5", "0x1F", "1e1000", "1e3.5"])
+    | dict.fromkeys(["5k", "$5M", "No.5"])
+)
+
+
+@pytest.mark.parametrize(("written", "value"), WRITTEN.items())
+def test_what_is_written_as_one_number_is_that_number_and_no_part_of_it(written, value):
+    parts = {match for size in (1, 2, 3, 4) for match in re.findall(rf"(?=(\d{{{size}}}))", numbers.plain(written))}
+    golds = [part for part in sorted(parts) if value is None or Decimal(part) != Decimal(str(value))]
+    for said in (written, f"It is {written}.", f"{written} "):
+        for extract in ("last_number", "first_number")[: 1 if "=" in written else 2]:
+            reward = rewards.exact_answer(extract)
+            assert reward([Prompt("q", answer=gold) for gold in golds], [said] * len(golds)) == [0.0] * len(golds)
+            if value is not None:
+                assert reward([Prompt("q", answer=str(value))], [said]) == [1.0]
+    if value is None:
+        assert rewards.gold_number(written) is None
 
 
 @pytest.mark.parametrize("gold", ["Paris", "3/4", "3 or 4", "12:30", "5 million", "1, 2", "5 ft 6 in"])

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from coevo_agents.runs import inputs
 from coevo_agents.runs.folder import read_config, read_saved
-from coevo_agents.runs.inputs import compare, libraries, model_digests, settings_digest, source, task_digests
+from coevo_agents.runs.inputs import compare, libraries, model_digests, settings_digest, task_digests
+from coevo_agents.runs.reached import source
 from coevo_agents.training.assess import assess
 from coevo_agents.training.loop import Run
 from coevo_env.assets.tfidf import TfidfClassifier
@@ -253,8 +254,8 @@ def test_a_tensor_and_a_token_count():
     assert model_digests(one) == model_digests(same)
     next(iter(same.module.parameters())).data.view(-1)[3] += 1e-3
     assert model_digests(one)["weights"] != model_digests(same)["weights"]
-    assert model_digests(one)["tokenizer"] == model_digests(same)["tokenizer"]
-    assert model_digests(one)["tokenizer"] != model_digests(tiny_lm(6, seed=1))["tokenizer"]
+    assert model_digests(one)[inputs.TOKENIZER] == model_digests(same)[inputs.TOKENIZER]
+    assert model_digests(one)[inputs.TOKENIZER] != model_digests(tiny_lm(6, seed=1))[inputs.TOKENIZER]
     assert model_digests(one)["configuration"] == model_digests(same)["configuration"]
     same.module.config.layer_norm_epsilon = 1e-3
     assert model_digests(one)["configuration"] != model_digests(same)["configuration"]
@@ -331,4 +332,6 @@ def test_a_digest_of_rewards_in_the_form_of_before_is_not_compared():
     old = {"task": {**now["task"], "rewards": "0" * 64}}
     assert compare(old, now, "it") == []
     del old["task"][inputs.REWARDS]
-    assert compare(old, now, "it") == ["it has no digest of its rewards in the form of today: they were not compared."]
+    assert compare(old, now, "it") == [
+        "it has no digest of its rewards in the form of today: what it was is not compared."
+    ]

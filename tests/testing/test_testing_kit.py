@@ -2,6 +2,7 @@
 that it should."""
 
 import dataclasses
+from collections import deque
 
 import numpy as np
 import pytest
@@ -108,6 +109,9 @@ def test_a_reward_that_changes_a_column_is_named():
             for text, names in zip(completions, choices, strict=True)
         ]
 
+    with pytest.raises(CheckFailed, match="copy it before you change it"):
+        check_reward(pops, prompts, ["x", "y"])
+    prompts = [Prompt(text, info={"choices": deque(["x", "y"])}) for text in "ab"]  # of a class of its own
     with pytest.raises(CheckFailed, match="changed by the call"):
         check_reward(pops, prompts, ["x", "y"])
 
