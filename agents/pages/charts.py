@@ -110,10 +110,22 @@ def svg(
             (name, path((xs, highs)) + path((xs[::-1], lows[::-1])).replace("M", "L") + "Z")
             for name, (xs, lows, highs) in areas.items()
         ],
-        "dots": [(name, [(x(a), y(b)) for a, b in zip(*points, strict=True)]) for name, points in dots.items()],
+        "dots": [
+            (
+                name,
+                [
+                    (x(a), y(b), f"{number(a, sign=False)}, {number(b, sign=False)}")
+                    for a, b in zip(*points, strict=True)
+                ],
+            )
+            for name, points in dots.items()
+        ],
         "x_ticks": [(x(tick), f"{tick:,g}" if dots else f"{tick:,.0f}") for tick in x_ticks],
         "bands": [(x(a), round(x(b) - x(a), 2)) for a, b in bands if x(b) > x(a)],
-        "hover": [[_round(a), x(a), rows] for a, rows in sorted(_hover(lines, marked, y).items())],
+        "hover": [
+            [_round(a), x(a), rows]
+            for a, rows in sorted(_hover({**lines, **dots} if dots else lines, marked, y).items())
+        ],
     }
 
 
@@ -137,7 +149,7 @@ def _label(value: float, decimals: int) -> str:
 
 
 def _round(value: float) -> float | int:
-    return int(value) if value == int(value) else round(value, 1)
+    return int(value) if value == int(value) else round(value, 1) if abs(value) >= 10 else float(f"{value:.3g}")
 
 
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))

@@ -128,10 +128,11 @@ def _spent(of: Context, arm: str, by: str) -> str:
 def _in_fact(of: Context) -> dict[str, str]:
     """For each arm the settings of its runs that are not those of all others."""
     found: dict[str, dict[str, set[str]]] = {arm: defaultdict(set) for arm in of.arms}
+    matched = any((row.settings.get("budget") or {}).get("amount") for row in of.runs)
     for row in of.runs:
         for name, value in flatten(row.settings):
             told = name in ALONE or name.startswith("task_options")
-            if not told and not (name.startswith(MATCHED) and row.settings.get("budget", {}).get("amount")):
+            if not told and not (matched and name.startswith(MATCHED)):
                 found[row.arm][name].add(value)
     found = {arm: settings for arm, settings in found.items() if settings}
     names = dict.fromkeys(name for settings in found.values() for name in settings)

@@ -37,6 +37,8 @@ BESIDE = 4
 # ---------------------------------------------------------------- curves
 def curves(of: Context, task: str) -> Section | None:
     """The evaluations while training: means over seeds with bands."""
+    if of.suite is not None and of.suite.frontier is not None:
+        return None  # points of curves are many, and their last values are what matters
     charts, tables, cut = [], [], False
     for tag in CURVES:
         drawn = {arm: found for arm in of.arms if (found := _curve([row.curves for row in of.of(arm, task)], tag))}
@@ -185,7 +187,7 @@ def cost(of: Context, price: float, trials: Sequence[Row]) -> Section | None:
             if not mine:
                 continue
             found = [[m[name] for m in mine if name in m] for name in known]
-            cells = [brief(float(np.mean(values))) if values else "–" for values in found]
+            cells = [_count(float(np.mean(values))) if values else "–" for values in found]
             rows.append([arm + of.on(task), *cells, str(len(mine))])
             if times := [m["cpu_s"] for m in mine if "cpu_s" in m]:
                 hours = float(np.mean(times)) / 3600
@@ -203,8 +205,17 @@ def cost(of: Context, price: float, trials: Sequence[Row]) -> Section | None:
 
 
 def _hours(of: Context, hours: float, price: float) -> tuple[str, ...]:
-    shown = of.say("hours", hours=f"{hours:.3g}" if hours < 1000 else f"{hours:,.0f}")
-    return (shown, of.say("money", price=f"{hours * price:,.2f}")) if price else (shown,)
+    if hours < 0.1:
+        shown = of.say("seconds", seconds=f"{3600 * hours:.3g}")
+    else:
+        shown = of.say("hours", hours=f"{hours:.3g}" if hours < 1000 else f"{hours:,.0f}")
+    money = hours * price
+    return (shown, of.say("money", price=f"{money:,.2f}" if money >= 0.1 else f"{money:.2g}")) if price else (shown,)
+
+
+def _count(value: float) -> str:
+    """A number that is often a whole one."""
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e6 else brief(value)
 
 
 # ---------------------------------------------------------------- what the reward is worth

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -172,8 +173,14 @@ class Report:
 
         drawn = [[_drawn(chart) for chart in section.charts] for section in self.sections]
         first = next((number for number, section in enumerate(self.sections) if not section.top), -1)
+        colon = ": " if self.lang == "en" else "："
         return _template().render(
-            report=self, drawn=drawn, first=first, say=lambda key: phrase(self.lang, key), style=Markup(style())
+            report=self,
+            drawn=drawn,
+            first=first,
+            colon=colon,
+            say=lambda key: phrase(self.lang, key),
+            style=Markup(style()),
         )
 
 
@@ -210,22 +217,29 @@ def _mark(text: str) -> str:
 
 
 def _print(console: Console, table: Table, colors: Mapping[str, int]) -> None:
-    """A table, as a table if it is no wider than the console, else as a list."""
-    rows = [[writes(console, _joined(cell).replace("\n", " ⏎ ")) for cell in row] for row in table.rows]
-    head = [writes(console, name) for name in table.head]
-    paint = [COLORS[colors[row[0]] % len(COLORS)] if row[0] in colors else "" for row in table.rows]  # type: ignore[index]
+    """A table: as one if it is no wider than the console, without the small print if it is for
+    looking up, else as a list."""
     if table.caption:
         console.print(Text(writes(console, table.caption), "italic"))
-    shown = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for place, name in enumerate(head):
-        shown.add_column(Text(name), justify="left" if place == 0 or table.texts else "right", no_wrap=True)
-    for row, color in zip(rows, paint, strict=True):
-        shown.add_row(Text(row[0], color), *map(Text, row[1:]))
-    if console.measure(shown, options=console.options.update(max_width=10_000)).maximum <= console.width:
-        console.print(shown)
-        return
+    forms = [_joined, lambda cell: cell if isinstance(cell, str) else cell[0]][: 1 + table.fold]
+    head = [writes(console, name) for name in table.head]
+    paint = [
+        COLORS[colors[row[0]] % len(COLORS)] if isinstance(row[0], str) and row[0] in colors else ""
+        for row in table.rows
+    ]
+    rows: list[list[str]] = []
+    for form in forms:
+        rows = [[writes(console, form(cell).replace("\n", " ⏎ ")) for cell in row] for row in table.rows]
+        shown = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        for place, name in enumerate(head):
+            shown.add_column(Text(name), justify="left" if place == 0 or table.texts else "right", no_wrap=True)
+        for row, color in zip(rows, paint, strict=True):
+            shown.add_row(Text(row[0], color), *map(Text, row[1:]))
+        if console.measure(shown, options=console.options.update(max_width=10_000)).maximum <= console.width:
+            console.print(shown)
+            return
     for row, color in zip(rows, paint, strict=True):
         console.print(Text(row[0], color or "bold"))
         for name, cell in zip(head[1:], row[1:], strict=True):
             if cell:
-                console.print(Text.assemble((f"  {name}: " if name else "  ", "dim"), cell))
+                console.print(Padding(Text.assemble((f"{name}: " if name else "", "dim"), cell), (0, 0, 0, 2)))

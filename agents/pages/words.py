@@ -29,7 +29,7 @@ def measure_title(lang: str, name: str) -> str:
     if lang == "en":
         return find_measure(name).title
     if name.startswith("reward/"):
-        return f"{name[7:]}(報酬の項)"
+        return f"{name[7:]}（報酬の項）"
     if name.startswith("reward_at_kl/"):
         return f"KLが{name[13:]} natでの報酬"
     return MEASURES.get(name) or find_measure(name).title
@@ -49,29 +49,28 @@ def note_text(lang: str, note: str) -> str:
 
 
 WORDS: dict[str, tuple[str, str]] = {
-    "title": ("Comparison: {name}", "比較:{name}"),
-    "language": ("Language", "言語"),
+    "title": ("Comparison: {name}", "比較：{name}"),
     "claim": ("Claim and verdict", "主張と判定"),
     "details": ("To check", "検証のために"),
     "numbers": ("Numbers", "数値"),
     # verdicts
-    "verdict supported": ("Supported: ", "支持される:"),
-    "verdict contradicted": ("Contradicted: ", "主張に反する:"),
-    "verdict equivalent": ("About equal: ", "ほぼ同等:"),
-    "verdict undecided": ("Undecided: ", "判断できない:"),
-    "verdict none": ("No verdict: ", "判定なし:"),
+    "verdict supported": ("Supported: ", "支持される："),
+    "verdict contradicted": ("Contradicted: ", "主張に反する："),
+    "verdict equivalent": ("About equal: ", "ほぼ同等："),
+    "verdict undecided": ("Undecided: ", "判断できない："),
+    "verdict none": ("No verdict: ", "判定なし："),
     "seen better": (
         "{ours} is better than {theirs} by {measure}{task}, {difference} over {count} seeds (p = {p}).",
-        "{measure}{task}では{ours}が{theirs}より優れている。差は{difference}(シード{count}個、p = {p})。",
+        "{measure}{task}では{ours}が{theirs}より優れている。差は{difference}（シード{count}個、p = {p}）。",
     ),
     "seen worse": (
         "{ours} is worse than {theirs} by {measure}{task}, {difference} over {count} seeds (p = {p}).",
-        "{measure}{task}では{ours}が{theirs}より劣る。差は{difference}(シード{count}個、p = {p})。",
+        "{measure}{task}では{ours}が{theirs}より劣る。差は{difference}（シード{count}個、p = {p}）。",
     ),
     "seen equal": (
         "{ours} and {theirs} differ in {measure}{task} by {difference} over {count} seeds, surely less than the "
         "{margin} that matters.",
-        "{measure}{task}における{ours}と{theirs}の差は{difference}(シード{count}個)であり、"
+        "{measure}{task}における{ours}と{theirs}の差は{difference}（シード{count}個）であり、"
         "意味をもつ最小の差{margin}より確実に小さい。",
     ),
     "seen same": (
@@ -80,11 +79,11 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "seen undecided": (
         "{ours} against {theirs} in {measure}{task}, {difference} over {count} seeds (p = {p}).",
-        "{measure}{task}における{ours}と{theirs}の差は{difference}(シード{count}個、p = {p})。",
+        "{measure}{task}における{ours}と{theirs}の差は{difference}（シード{count}個、p = {p}）。",
     ),
     "seen few": (
-        "{ours} against {theirs} in {measure}{task}, {difference} with seeds: {count}. At least 5 are needed.",
-        "{measure}{task}における{ours}と{theirs}の差は{difference}(シード{count}個)。判定には5個以上が必要である。",
+        "{ours} against {theirs} in {measure}{task}, {difference}; seeds: {count}, at least 5 are needed.",
+        "{measure}{task}における{ours}と{theirs}の差は{difference}（シード{count}個）。判定には5個以上が必要である。",
     ),
     "needed": (
         " To see a difference of {margin}, about {needed} seeds are needed.",
@@ -119,22 +118,22 @@ WORDS: dict[str, tuple[str, str]] = {
     "spent": ("spent", "実際の消費量"),
     "the suite's": ("those of the suite", "共通設定のまま"),
     "matched": ("Matched by {by}{like}; {count} seeds.", "{by}で条件をそろえた{like}。シードは{count}個。"),
-    "match iterations": ("iterations, as many as each arm says", "反復数(各群の指定どおり)"),
+    "match iterations": ("iterations, as many as each arm says", "反復数（各群の指定どおり）"),
     "match episodes": ("episodes", "エピソード数"),
     "match generated": ("generated tokens", "生成トークン数"),
     "match tokens": ("all tokens read and written", "読み書きした全トークン数"),
-    "match flops": ("model FLOPs", "モデルの演算量(FLOPs)"),
+    "match flops": ("model FLOPs", "モデルの演算量（FLOPs）"),
     "match cpu_seconds": ("processor seconds", "プロセッサ秒数"),
-    "like": (", as much as {arm} with the same seed", "(同じシードの{arm}と同量)"),
-    "amount": (", {amount} for each run", "(1実行あたり{amount})"),
-    "common": ("All arms: preset {preset}, {settings}.", "全群共通:プリセット {preset}、{settings}。"),
+    "like": (", as much as {arm} with the same seed", "（同じシードの{arm}と同量）"),
+    "amount": (", {amount} for each run", "（1実行あたり{amount}）"),
+    "common": ("All arms: preset {preset}, {settings}.", "全群共通：プリセット {preset}、{settings}。"),
     "in fact": ("Settings that differ in the runs themselves", "実行記録で実際に異なる設定"),
     "no difference": ("No setting differs between the arms.", "群の間で異なる設定はない。"),
     "reached": ("What each arm reached{task}", "各群の到達点{task}"),
     "mean": (
         "Mean over seeds, its 95 % interval, standard deviation over seeds (sd), number of seeds (n). Agents are "
         "averaged within a run, each alone on: {on}.",
-        "シードについての平均、その95%区間、標準偏差(sd)、シード数(n)。実行ごとにエージェントを平均した。"
+        "シードについての平均、その95%区間、標準偏差（sd）、シード数（n）。実行ごとにエージェントを平均した。"
         "評価は各エージェント単独で、{on}による。",
     ),
     "of split": ("{value} split", "分割 {value}"),
@@ -143,13 +142,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "unknown": ("unknown", "不明"),
     # differences
     "differences": ("Differences", "差"),
-    "difference": ("difference, over seeds", "差(シード)"),
-    "over prompts": ("over seeds and prompts", "差(シードとプロンプト)"),
+    "difference": ("difference, over seeds", "差（シード）"),
+    "over prompts": ("over seeds and prompts", "差（シードとプロンプト）"),
     "iqm": ("interquartile mean", "四分位平均の差"),
     "chance": ("probability of improvement", "改善確率"),
     "p": ("p", "p"),
-    "adjusted": ("p, Holm", "p(Holm補正)"),
-    "equal p": ("p, about equal", "p(同等性)"),
+    "adjusted": ("p, Holm", "p（Holm補正）"),
+    "equal p": ("p, about equal", "p（同等性）"),
     "power": ("power at the margin", "検出力"),
     "seeds needed": ("seeds needed", "必要なシード数"),
     "margin": ("margin", "意味をもつ最小の差"),
@@ -205,7 +204,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "collapsed runs": ("collapsed runs", "崩壊した実行"),
     "timeline": ("timeline", "時間軸"),
     "which": ("which", "内訳"),
-    "seed at": ("seed {seed} at {at}", "シード{seed}:反復{at}"),
+    "seed at": ("seed {seed} at {at}", "シード{seed}：反復{at}"),
     "alarms": ("alarms of the audit", "監査の警報"),
     # cost
     "cost": ("Cost", "費用"),
@@ -215,18 +214,19 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "no flops": (
         " FLOPs were not counted (count_flops = true counts them).",
-        "FLOPsは数えていない(count_flops = true で数える)。",
+        "FLOPsは数えていない（count_flops = true で数える）。",
     ),
     "all spent": (
         "All {count} runs of this report that ended, tuning included: {hours}.",
-        "調整を含め、終了した全{count}件の実行:{hours}。",
+        "調整を含め、終了した全{count}件の実行：{hours}。",
     ),
     "projection": (
         "One run, and runs of ten and a hundred times the work, if time grows with it",
-        "1実行、およびその10倍・100倍の規模(所要時間が規模に比例する場合)",
+        "1実行、およびその10倍・100倍の規模（所要時間が規模に比例する場合）",
     ),
     "as large": ("{factor} times", "{factor}倍"),
     "hours": ("{hours} processor hours", "プロセッサ{hours}時間"),
+    "seconds": ("{seconds} processor seconds", "プロセッサ{seconds}秒"),
     "money": ("costs {price}", "費用{price}"),
     # probes
     "probes": ("What the reward pays without learning", "学習なしで得られる報酬"),
@@ -238,9 +238,9 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "cheap": (
         "{name}: {paid} without any learning; the best arm reached {best}.",
-        "{name}:学習なしで{paid}。最良の群の到達点は{best}。",
+        "{name}：学習なしで{paid}。最良の群の到達点は{best}。",
     ),
-    "probe": ("probe: {name}", "探り:{name}"),
+    "probe": ("probe: {name}", "探り：{name}"),
     "reached by": ("reached by {arm}", "{arm}の到達点"),
     "reward": ("reward", "報酬"),
     # answers
@@ -249,7 +249,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "Seed {seed}, the first agent of each run; the reward in brackets.",
         "シード{seed}、各実行の最初のエージェント。括弧内は報酬。",
     ),
-    "answers lack": (" This seed has no answers of: {arms}.", "このシードの回答がない群:{arms}。"),
+    "answers lack": (" This seed has no answers of: {arms}.", "このシードの回答がない群：{arms}。"),
     "prompt": ("prompt", "プロンプト"),
     "answer": ("answer", "回答"),
     "initial model": ("initial model", "初期モデル"),
@@ -262,17 +262,17 @@ WORDS: dict[str, tuple[str, str]] = {
     "higher": ("the highest was best", "最も高いものを"),
     "lower": ("the lowest was best", "最も低いものを"),
     "taken": ("taken", "採用"),
-    "trial failed": ("failed: {error}", "失敗:{error}"),
+    "trial failed": ("failed: {error}", "失敗：{error}"),
     # provenance
     "provenance": ("Provenance", "来歴"),
     "suite": ("Suite {name}, SHA-256 {digest}", "スイート {name}、SHA-256 {digest}"),
     "again": (
         "Runs and report are made again by: {command}",
-        "実行と報告の再作成:{command}",
+        "実行と報告の再作成：{command}",
     ),
     "from rows": (
         "The report alone is made again from kept rows by: coevo compare rows.jsonl",
-        "保存した行から報告だけを再作成:coevo compare rows.jsonl",
+        "保存した行から報告だけを再作成：coevo compare rows.jsonl",
     ),
     "git_commit": ("commit of the package", "パッケージのコミット"),
     "versions": ("versions", "バージョン"),
@@ -307,8 +307,8 @@ MEASURES: dict[str, str] = {
     "alarmed": "崩壊監査の警報",
     "alarm_at": "最初の警報までの時間",
     "exchange_shock": "役割交換時の報酬の下落",
-    "pioneer": "第1席での報酬(最後の10反復)",
-    "observer": "第2席での報酬(最後の10反復)",
+    "pioneer": "第1席での報酬（最後の10反復）",
+    "observer": "第2席での報酬（最後の10反復）",
     "gain_masked": "何も読まない場合に対する増加",
     "gain_shuffled": "別のプロンプトの文を読む場合に対する増加",
     "gain_own": "自分の文を読む場合に対する増加",
@@ -342,10 +342,10 @@ UNITS = {
 NOTES = {
     "lacking": "{task}の{arm}にはシード{seeds}の実行がない。差は両方がそろうシードのみによる。",
     "few": "{task}のシードは{count}個。{fewest}個未満では差のみを示し、判定はしない。",
-    "commits": "{task}の実行は、パッケージの異なるコミットで行われた:{commits}。",
-    "versions": "{task}の実行は、{library}の異なるバージョンで行われた:{versions}。",
+    "commits": "{task}の実行は、パッケージの異なるコミットで行われた：{commits}。",
+    "versions": "{task}の実行は、{library}の異なるバージョンで行われた：{versions}。",
     "platforms": "{task}の実行は異なる環境で行われたため、所要時間は比較できない。",
-    "changed": "最初の実行の後にスイートが変更された。内容は{count}通り({digests})。当初の主張:{claim} {claims}",
-    "began under another": "実行は別のスイート({digest})のもとで始まった。その主張:{claim}",
+    "changed": "最初の実行の後にスイートが変更された。内容は{count}通り（{digests}）。当初の主張：{claim} {claims}",
+    "began under another": "実行は別のスイート（{digest}）のもとで始まった。その主張：{claim}",
 }
 """Key of a note -> Japanese."""
