@@ -14,7 +14,7 @@ import numpy as np
 from ..referee.compare import Cell as Values
 from ..referee.compare import Difference, Judged
 from ..referee.suite import NO_MARGIN
-from .parts import Cell, Context, Line, Section, Table, about, brief
+from .parts import Cell, Context, Line, Section, Table, about, brief, stacked
 from .report import flatten
 
 __all__ = ["differed", "differences", "failed", "notes", "reached", "verdicts"]
@@ -33,8 +33,8 @@ def verdicts(of: Context) -> Section:
     if not of.judgement.stated:
         lines.append(Line(of.say("afterwards"), "warning"))
     lines += [line for note in of.judgement.notes if (line := of.note(note)).kind]
-    if broken := len(of.judgement.failed):
-        lines.append(Line(of.say("some failed", count=broken, total=len(of.judgement.rows)), "warning"))
+    if broken := len(of.rows) - len(of.runs):
+        lines.append(Line(of.say("some failed", count=broken, total=len(of.rows)), "warning"))
     lines += [Line(sentence(of, one), one.verdict.kind or "none") for one in of.judgement.judged]
     return Section(of.say("claim"), lines, top=True)
 
@@ -146,6 +146,9 @@ def _in_fact(of: Context) -> dict[str, str]:
     }
 
 
+SPLITS = ("train", "validation", "test")
+
+
 def reached(of: Context, task: str) -> Section | None:
     """Arms by measures: mean with its interval, standard deviation and number of seeds."""
     cell = of.judgement.cell
@@ -158,8 +161,10 @@ def reached(of: Context, task: str) -> Section | None:
         found = [cell(arm, task, measure) for measure in known]
         rows.append([arm, *(_reached(of, one) for one in found)] if any(found) else [arm, *["–"] * len(known)])
     measured = next((row.measured for row in of.runs if row.task == task), {})
-    on = [of.say(f"of {key}", value=measured[key]) for key in ("split", "prompts", "draws") if key in measured]
-    note = of.say("mean", on=", ".join(on) or of.say("unknown"))
+    on = [of.say(f"of {key}", value=measured[key]) for key in ("prompts", "draws") if key in measured]
+    if (split := measured.get("split")) is not None:
+        on.insert(0, of.say(f"split {split}") if split in SPLITS else str(split))
+    note = of.say("mean", on=of.listed(on) or of.say("unknown"))
     table = Table([of.say("arm"), *map(of.with_unit, known)], rows)
     return Section(of.say("reached", task=of.on(task)), [Line(note)], [table])
 
@@ -190,10 +195,10 @@ def _numbers(judged: Judged, found: Difference) -> list[Cell]:
     """A difference as cells."""
     stated, needed = judged.claim.margin > NO_MARGIN, judged.verdict.needed
     return [
-        about(found.mean, sign=True),
-        about(found.prompts, sign=True),
-        about(found.iqm, sign=True),
-        about(found.chance),
+        stacked(found.mean, sign=True),
+        stacked(found.prompts, sign=True),
+        stacked(found.iqm, sign=True),
+        stacked(found.chance),
         f"{found.pvalue:.3g}",
         f"{judged.adjusted:.3g}",
         f"{judged.equivalence:.3g}" if stated else "–",
@@ -206,7 +211,7 @@ def _numbers(judged: Judged, found: Difference) -> list[Cell]:
 
 def failed(of: Context) -> Section | None:
     """Runs that failed, and why."""
-    rows = [[row.arm, row.task, str(row.seed), _shortened(row.error or "")] for row in of.judgement.failed]
+    rows = [[row.arm, row.task, str(row.seed), _shortened(row.error or "")] for row in of.rows if row.error is not None]
     head = [of.say(key) for key in ("arm", "task", "seed", "error")]
     note = of.say("failed note")
     return Section(of.say("failed"), [Line(note)], [Table(head, rows, texts=True)]) if rows else None

@@ -46,10 +46,18 @@ def curves(of: Context, task: str) -> Section | None:
             continue
         cut = cut or any(shorter for *_, shorter in drawn.values())
         last = max(x[-1] for x, *_ in drawn.values())
-        title, unit = of.measure(tag), of.with_unit(tag).removeprefix(of.measure(tag)).strip(" ()")
         lines: dict[str, Points] = {arm: (x, mean) for arm, (x, mean, *_) in drawn.items()}
         areas = {arm: (x, low, high) for arm, (x, _, low, high, _) in drawn.items()}
-        charts.append(Chart(title, unit, of.say("iteration"), (0.0, last), lines, areas if len(areas) <= 12 else {}))
+        charts.append(
+            Chart(
+                of.measure(tag),
+                of.unit(tag),
+                of.say("iteration"),
+                (0.0, last),
+                lines,
+                areas if len(areas) <= 12 else {},
+            )
+        )
         tables.append(_points(of, of.with_unit(tag), drawn))
     if not charts:
         return None
@@ -144,12 +152,11 @@ def collapse(of: Context) -> Section | None:
             seen = seen or bool(gone or warned)
             shares = (f"{len(gone)} / {len(mine)}", f"{len(warned)} / {len(mine)}" if audited else "–")
             strip = _strip([at for at, _ in gone if at is not None], last)
-            rows.append([arm + of.on(task), shares[0], strip, _when(of, gone), shares[1], _when(of, warned)])
+            rows.append([arm + of.on(task), (shares[0], strip), _when(of, gone), shares[1], _when(of, warned)])
     if not seen:
         return Section(of.say("collapse"), [Line(of.say("collapse none", count=len(of.runs)))])
-    last = max(row.iterations for row in of.runs)
-    keys = ("arm", "collapsed runs", "timeline", "which", "alarms", "which")
-    keep = [i for i in range(6) if i != 5 or any(row[5] for row in rows)]
+    keys = ("arm", "collapsed runs", "which", "alarms", "which")
+    keep = [i for i in range(5) if i != 4 or any(row[4] for row in rows)]
     table = Table([of.say(keys[i]) for i in keep], [[row[i] for i in keep] for row in rows], texts=True)
     return Section(of.say("collapse"), [Line(of.say("collapse note"))], [table])
 
@@ -167,7 +174,7 @@ def _strip(at: Sequence[float], last: int) -> str:
 
 
 def _when(of: Context, found: Sequence[tuple[float | None, int]]) -> str:
-    return ", ".join(
+    return of.listed(
         of.say("seed at", seed=seed, at="?" if at is None else f"{at:g}")
         for at, seed in sorted(found, key=lambda pair: (pair[0] is None, pair[0] or 0, pair[1]))
     )
@@ -230,7 +237,8 @@ def probed(of: Context, probes: Mapping[str, Mapping[str, float]]) -> Section | 
             rows.append([of.say("probe", name=name) + of.on(task), brief(paid)])
             if best is not None and paid >= best and not name.startswith(UNTRAINED):
                 notes.append(Line(of.say("cheap", name=name, paid=brief(paid), best=brief(best)), "warning"))
-        rows += [[of.say("reached by", arm=arm) + of.on(task), brief(float(np.mean(one)))] for arm, one in known]
+        for arm, one in known:
+            rows.append([of.say("reached by", arm=arm) + of.on(task), brief(float(np.mean(one)))])
     head = ["", of.say("reward")]
     return Section(of.say("probes"), notes, [Table(head, rows)]) if rows else None
 
@@ -328,7 +336,8 @@ def provenance(of: Context) -> Section:
             found = dict.fromkeys(_told(row.inputs.get(what)) for row in of.runs if row.task == task)
             rows.append([of.say(f"digests {what}") + of.on(task), "; ".join(one or of.say("unknown") for one in found)])
     arms = {arm: [str(row.seed) for row in of.rows if row.arm == arm] for arm in of.arms}
-    rows += [[of.say("seeds of", arm=arm), ", ".join(dict.fromkeys(seeds))] for arm, seeds in arms.items()]
+    for arm, seeds in arms.items():
+        rows.append([of.say("seeds of", arm=arm), ", ".join(dict.fromkeys(seeds))])
     return Section(of.say("provenance"), lines, [Table(["", ""], rows, texts=True)])
 
 

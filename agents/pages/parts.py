@@ -6,7 +6,7 @@ terminals, Markdown or HTML, and whoever shows one knows no statistics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from ..referee.suite import Suite
 from .charts import Points
 from .words import measure_title, measure_unit, note_text, phrase
 
-__all__ = ["Cell", "Chart", "Context", "Line", "Section", "Table", "about", "brief", "cleaned"]
+__all__ = ["Cell", "Chart", "Context", "Line", "Section", "Table", "about", "brief", "cleaned", "stacked"]
 
 Cell = str | tuple[str, ...]
 """A text, or the main text and smaller ones below it."""
@@ -172,8 +172,16 @@ class Context:
 
     def with_unit(self, name: str) -> str:
         """The title of a measure with its unit."""
-        unit = measure_unit(self.lang, name)
-        return f"{self.measure(name)} ({unit})" if unit else self.measure(name)
+        unit = self.unit(name)
+        return self.say("with unit", title=self.measure(name), unit=unit) if unit else self.measure(name)
+
+    def unit(self, name: str) -> str:
+        """The unit of a measure, or ""."""
+        return measure_unit(self.lang, name)
+
+    def listed(self, parts: Iterable[str]) -> str:
+        """Parts as one text."""
+        return self.say("comma").join(parts)
 
     def note(self, note: str) -> Line:
         """A note of the judgement; those that touch the claim itself are warnings."""
@@ -194,14 +202,20 @@ def brief(value: float | None, sign: bool = False) -> str:
     return ("−" if value < 0 else "+" if sign else "") + text
 
 
+def stacked(found: Interval | None, sign: bool = False) -> Cell:
+    """An estimate, and its interval as small print."""
+    if found is None:
+        return "–"
+    if found.low is None or found.high is None:
+        return brief(found.estimate, sign)
+    return brief(found.estimate, sign), f"[{brief(found.low, sign)}, {brief(found.high, sign)}]"
+
+
 def about(found: Interval | None, sign: bool = False) -> str:
     """An estimate and its interval.
 
     >>> about(Interval(0.5, 0.4, 0.6)), about(Interval(-1.0), sign=True)
     ('0.500 [0.400, 0.600]', '−1.000')
     """
-    if found is None:
-        return "–"
-    if found.low is None or found.high is None:
-        return brief(found.estimate, sign)
-    return f"{brief(found.estimate, sign)} [{brief(found.low, sign)}, {brief(found.high, sign)}]"
+    cell = stacked(found, sign)
+    return cell if isinstance(cell, str) else " ".join(cell)

@@ -123,7 +123,7 @@ def _kept(files: Sequence[Path], margin: float) -> Compared:
     text = "The runs began under another suite, {digest}, which claimed: {claim}"
     other = bool(said) and said[0]["digest"] != suite.digest
     first = {"digest": said[0]["digest"][:12], "claim": said[0]["claim"]} if other else {}
-    notes = [Note("began under another", text, grave=True, **first)] if other else []
+    notes: list[str] = [Note("began under another", text, grave=True, **first)] if other else []
     trials = next(iter(_with(files[0], "trials")), None)
     probes = next(iter(_with(files[0], "probes", ".json")), None)
     return _judged(
