@@ -128,7 +128,7 @@ def _spent(of: Context, arm: str, by: str) -> str:
 def _in_fact(of: Context) -> dict[str, str]:
     """For each arm the settings of its runs that are not those of all others."""
     found: dict[str, dict[str, set[str]]] = {arm: defaultdict(set) for arm in of.arms}
-    matched = any((row.settings.get("budget") or {}).get("amount") for row in of.runs)
+    matched = any(dict(flatten(row.settings)).get("budget.amount", "0.0") not in ("0.0", "–") for row in of.runs)
     for row in of.runs:
         for name, value in flatten(row.settings):
             told = name in ALONE or name.startswith("task_options")

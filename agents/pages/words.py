@@ -99,7 +99,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "no seed has both {ours} and {theirs} with {measure}{task}.",
         "{measure}{task}について、{ours}と{theirs}の両方がそろうシードがない。",
     ),
-    "on": (" on {task}", "({task})"),
+    "on": (" on {task}", "（{task}）"),
     "afterwards": (
         "Nobody wrote a claim down before these runs: what follows describes them, and confirms nothing that was "
         "predicted.",

@@ -209,7 +209,7 @@ def check_rows(rows: Sequence[Row]) -> list[str]:
             text = "Runs of {task} were made by different commits of the package: {commits}."
             notes.append(Note("commits", text, task=task, commits=", ".join(commits)))
         for library in ("torch", "transformers", "numpy", "coevo-env"):
-            versions = sorted({str(row.provenance.get("versions", {}).get(library)) for row in fine})
+            versions = sorted({str(_versions(row).get(library)) for row in fine})
             if len(versions) > 1:
                 text = "Runs of {task} were made with different versions of {library}: {versions}."
                 notes.append(Note("versions", text, task=task, library=library, versions=", ".join(versions)))
@@ -218,6 +218,11 @@ def check_rows(rows: Sequence[Row]) -> list[str]:
             text = "Runs of {task} were made on different platforms; their times do not compare."
             notes.append(Note("platforms", text, task=task))
     return notes
+
+
+def _versions(row: Row) -> Mapping[str, Any]:
+    found = row.provenance.get("versions")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _check_same_task(one: Row, other: Row) -> None:
