@@ -223,13 +223,10 @@ def train(
     named |= own_data(task, prompts, prompt_column, answer_column, reward, template or [])
     given = overrides(named, settings or [])
     if resume is not None:
-        config, folder = (
-            resumed(resume, given, alone=preset is None and config_file is None and out is None),
-            resume,
-        )
+        alone = preset is None and config_file is None and out is None
+        config, folder = resumed(resume, given, alone), resume
     else:
-        config = chosen(preset, config_file, given)
-        folder = out
+        config, folder = chosen(preset, config_file, given), out
     if list_settings:
         for line in listing(config):
             _say(line)

@@ -5,8 +5,10 @@ on runs that exist. A null run is one that nobody would call collapsed; an alarm
 one. Half of the null runs say where limits could lie, the other half how often those are wrong, and
 all of them how often the limits in force are, with a Clopper-Pearson interval; the unit is a run.
 
+    python -m benchmarks.audit --toys runs/toys --seeds 10
     python -m benchmarks.audit --null RUNS... --collapsed RUNS... --out FILE.json
 
+The first trains null runs on the toy, which take seconds each; the second replays runs.
 RUNS are run folders, or folders of run folders. Those that the audit cannot have seen (begun by an
 earlier version, or with too few answers) are counted and left out.
 """
@@ -30,7 +32,7 @@ from coevo_agents.methods.audit import SIGNALS, AuditConfig, observe
 from coevo_agents.referee.measures import MEASURES
 from coevo_agents.runs.board import board_settings
 from coevo_agents.runs.record import Record, read_record
-from coevo_agents.runs.settings import from_dict
+from coevo_agents.runs.settings import apply, from_dict
 
 LEVEL = 0.01
 """False alarms per run that are aimed at."""
@@ -53,6 +55,21 @@ times as likely."""
 
 SAME = ("seed", "model", "stop_on", "iterations", "eval_draws", "save_every", "keep")
 """Settings by which runs are not grouped."""
+
+TOYS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "own": {"mixing": "own"},
+    "every": {"exchange_every": 0},
+    "random": {"roles": "random"},
+    "three": {"num_agents": 3, "roles": "rotation"},
+    "one": {"num_agents": 1},
+    "grpo": {"learner": "grpo", "group_size": 4},
+    "rloo": {"learner": "rloo", "group_size": 4},
+    "reinforce": {"learner": "reinforce"},
+    "mappo": {"learner": "mappo"},
+}
+"""Null runs on the toy, whose optimum at beta 0.3 is no collapse: what differs from PPO with two
+agents that exchange roles."""
 
 MARGIN = 1.25
 """Fitted limits over the largest excess that lasted in a null run."""
@@ -159,7 +176,7 @@ def report(null: Sequence[Replayed], collapsed: Sequence[Replayed], limits: Audi
             "with the limits in force": rate(null, now),
             "by group": {name: rate(members, now) for name, members in groups.items()},
             "largest excess that lasted": {
-                name: {group: max(r.peaks.get(name, 0.0) for r in members) for group, members in groups.items()}
+                name: max(((run.peaks.get(name, 0.0), run.name, run.group) for run in null), default=None)
                 for name in SIGNALS
             },
             "share of the limit, worst signal": _quantiles(
@@ -180,6 +197,26 @@ def report(null: Sequence[Replayed], collapsed: Sequence[Replayed], limits: Audi
             for run in collapsed
         ],
     }
+
+
+def train_toys(folder: Path, seeds: int) -> None:
+    """Null runs on the toy with a model of five tokens, one after the other; those that are
+    finished are kept."""
+    from coevo_agents.learners.policy import ActorCritic
+    from coevo_agents.runs.config import Config
+    from coevo_agents.training.loop import Run
+    from coevo_env.testing import tiny_lm
+
+    if not (folder / "model").is_dir():
+        ActorCritic(tiny_lm(5, seed=3)).save_pretrained(folder / "model")
+    for seed in range(seeds):
+        for name, given in TOYS.items():
+            if (folder / f"{name}-{seed}" / "summary.json").is_file():
+                continue
+            rate = {f"{given.get('learner', 'ppo')}.learning_rate": 0.003}
+            usual = {"task": "toy", "iterations": 40, "kl.beta": 0.3, "eval_every": 5, "save_every": 0, "eval_draws": 1}
+            config = apply(Config(model=str(folder / "model")), {**usual, "seed": seed, **rate, **given})
+            Run(config, folder / f"{name}-{seed}").train()
 
 
 def read(places: Iterable[Path], limits: AuditConfig) -> tuple[list[Replayed], list[str]]:
@@ -204,7 +241,7 @@ def _first(alarms: Sequence[tuple[int, str, str, list[str]]]) -> list[Any] | Non
 
 def _group(config: Any) -> str:
     settings = board_settings(config)
-    kept = {name: value for name, value in settings.items() if name not in SAME}
+    kept = {name: v for name, v in settings.items() if name not in SAME and not name.startswith("audit.")}
     return " ".join(f"{name}={value}" for name, value in sorted(kept.items()))
 
 
@@ -223,8 +260,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--null", nargs="+", type=Path, default=[], help="runs that nobody would call collapsed")
     parser.add_argument("--collapsed", nargs="+", type=Path, default=[], help="runs that collapse")
+    parser.add_argument("--toys", type=Path, help="train null runs on the toy in this folder, and do nothing else")
+    parser.add_argument("--seeds", type=int, default=10, help="of each kind of them")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     given = parser.parse_args(arguments)
+    if given.toys:
+        train_toys(given.toys, given.seeds)
+        return
     limits = AuditConfig()
     (null, left), (collapsed, unseen) = read(given.null, limits), read(given.collapsed, limits)
     found = {

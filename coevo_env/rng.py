@@ -26,6 +26,7 @@ STREAMS = {
     "schemes": 10,
     "matchmaking": 11,
     "role_bandit": 12,
+    "strangers": 13,
 }
 """Purposes that draw random numbers. A number, once given, is never given to another purpose:
 replays depend on it."""

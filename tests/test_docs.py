@@ -246,6 +246,7 @@ VARIETY: list[dict] = [
     {"learner": "reinforce", "elastic.every": 1},
     {"learner": "rloo", "updates": "sequential"},
     {"population.capacity": 2, "population.every": 1, "population.share": 0.0, "communication": True},
+    {"ppo.ratio_threshold": 10.0, "count_flops": True},
 ]
 """Runs that together write every tag."""
 

@@ -103,7 +103,7 @@ def _classes() -> tuple[Any, Any, Any]:
                 return TextObservation(agent="", text="", rewards=rewards, reward=reward, done=True)
             episode = game.episode
             said = [turn.text for turn in episode.turns[:-1]]
-            seen = {"all": said, "previous": said[-1:], "none": []}[rules.context]
+            seen = {"all": said, "previous": said[-1:], "none": [], "empty": said and [""]}[rules.context]
             text = rules.task.render(rules.task.prompt(rules.split, episode.prompt_index), seen or None)
             chat = [dict(message) for message in text.messages] if isinstance(text, Conversation) else []
             return TextObservation(

@@ -238,6 +238,10 @@ class GradientLearner(ABC):
         """The loss of some rows, as a share of a minibatch with `tokens` tokens, and its parts (see
         `per_token`)."""
 
+    def skips(self, stats: Mapping[str, float]) -> bool | None:
+        """Whether a step is not taken, by the parts of its loss; None where none ever is."""
+        return None
+
     # ---------------------------------------------------------------- learning
     def update(self, rollout: Rollout) -> dict[str, float]:
         """See `coevo_agents.learners.learner.Learner.update`."""
@@ -404,8 +408,10 @@ class GradientLearner(ABC):
                 "last good step. "
                 "Lower the learning rate, or use dtype float32."
             )
-        self.optimizer.step()
-        return {**stats, "grad_norm": float(norm)}
+        skipped = self.skips(stats)
+        if not skipped:
+            self.optimizer.step()
+        return {**stats, "grad_norm": float(norm), **({} if skipped is None else {"skipped": float(skipped)})}
 
     # ---------------------------------------------------------------- state
     def forget(self) -> None:

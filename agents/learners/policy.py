@@ -23,7 +23,7 @@ from coevo_env.lm.tape import Tape
 
 from .lora import LoRAConfig, attach, attach_another, merged, quiet
 
-__all__ = ["ActorCritic", "LoRAConfig", "make_policies", "remembering", "spare", "take"]
+__all__ = ["ActorCritic", "LoRAConfig", "make_policies", "remembering", "spare", "take", "unremembered"]
 
 
 class ActorCritic:
@@ -141,6 +141,19 @@ def remembering(actors: Iterable[Any]) -> Iterator[None]:
     finally:
         for policy in policies:
             policy._remembers, policy.tapes = False, []
+
+
+@contextlib.contextmanager
+def unremembered(actors: Iterable[Any]) -> Iterator[None]:
+    """Turns that are sampled inside are not learned from: nothing is kept of them."""
+    before = [(actor, actor._remembers) for actor in actors if isinstance(actor, ActorCritic)]
+    for policy, _ in before:
+        policy._remembers = False
+    try:
+        yield
+    finally:
+        for policy, remembers in before:
+            policy._remembers = remembers
 
 
 def make_policies(

@@ -21,10 +21,13 @@ Differs from the paper in:
 6. The value head starts at 0 and shares all of the network with the policy.
 7. Moments and statistics of the reward survive a role exchange; the code of CORY begins them anew,
    as `reset_at_exchange` does.
+8. With `ratio_threshold` a minibatch is left out whole; TRL, whose setting it is, multiplies its
+   loss by 0 and still moves the weights by the moments of Adam.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,6 +62,10 @@ class PPO(GradientLearner):
                 rollout.
             normalize_reward: Divide the team reward by a running standard deviation, kept per
                 agent.
+            centre_reward: Subtract its running mean from the team reward before that, kept
+                likewise: what TRL does with `use_score_norm`.
+            ratio_threshold: A minibatch whose mean probability ratio is larger is left out: no
+                optimiser step is made for it. 10 is the default of TRL; 0 switches it off.
         """
 
         epochs: int = 4
@@ -69,6 +76,8 @@ class PPO(GradientLearner):
         value_coef: float = 0.1
         whiten: bool = True
         normalize_reward: bool = False
+        centre_reward: bool = False
+        ratio_threshold: float = 0.0
 
         ranges: ClassVar[dict[str, float]] = {
             **GradientLearner.Settings.ranges,
@@ -76,6 +85,7 @@ class PPO(GradientLearner):
             "gae_lambda": 1,
             "clip": 1,
             "value_clip": 1e9,
+            "ratio_threshold": 1e9,
             "value_coef": 1e9,
         }
 
@@ -127,19 +137,30 @@ class PPO(GradientLearner):
             self.policy.values(seen.hidden), seen.select(batch.values), seen.select(batch.returns), settings.value_clip
         )
         kl, kl_part = self.kl_loss(batch, rows, seen)
+        if settings.ratio_threshold:
+            stats["ratio_mean"] = (seen.logprobs.detach() - self.old_logprobs(batch, seen)).exp().sum()
         loss = (policy + settings.value_coef * value + kl) / tokens
         return loss, per_token({"loss/policy": policy, "loss/value": value, **kl_part, **stats}, tokens)
 
+    def skips(self, stats: Mapping[str, float]) -> bool | None:
+        """Whether the policy has left the one that sampled so far behind that a minibatch says
+        nothing about it."""
+        threshold = self.settings.ratio_threshold
+        return stats["ratio_mean"] > threshold if threshold else None
+
     def _normalized(self, reward: np.ndarray) -> np.ndarray:
-        """The team reward over its running standard deviation (Chan et al. 1979), or as it is, also
-        while there is none."""
-        if not self.settings.normalize_reward:
+        """The team reward less its running mean, and over its running standard deviation (Chan et
+        al. 1979), where either is asked for; while there is no deviation it is not divided."""
+        settings = self.settings
+        if not (settings.normalize_reward or settings.centre_reward):
             return reward
         count, mean, squares = self.moments
         total, delta = count + len(reward), reward.mean() - mean
         squares += ((reward - reward.mean()) ** 2).sum() + delta**2 * count * len(reward) / total
         self.moments = np.array([total, mean + delta * len(reward) / total, squares])
-        spread = np.sqrt(squares / total)
+        if settings.centre_reward:
+            reward = reward - self.moments[1]
+        spread = np.sqrt(squares / total) if settings.normalize_reward else 0.0
         return reward / (spread + 1e-8) if spread > 1e-6 else reward
 
     # ---------------------------------------------------------------- state

@@ -18,6 +18,14 @@ __all__ = ["braille", "svg", "thin", "ticks"]
 
 WIDTH, HEIGHT = 340, 184
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 8, 22
+BOX = {
+    "width": WIDTH,
+    "height": HEIGHT,
+    "left": LEFT,
+    "right": WIDTH - RIGHT,
+    "top": TOP,
+    "bottom": HEIGHT - BOTTOM,
+}
 MAX_POINTS = 400
 
 Points = tuple[Sequence[float], Sequence[float]]
@@ -73,9 +81,7 @@ def svg(
     values += [y for _, low, high in areas.values() for y in (*low, *high)]
     if not values:
         return None
-    low, high = min(values), max(values)
-    pad = 0.06 * (high - low) if high - low > 1e-9 * abs(high) else 0.1 * abs(high) or 0.5
-    low, high = low - pad, high + pad
+    low, high = _padded(min(values), max(values))
     ys = ticks(low, high)
     x0, x1 = span if span[1] > span[0] else (span[0] - 0.5, span[0] + 0.5)
     inner_x, inner_y = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
@@ -89,44 +95,28 @@ def svg(
     def path(points: Points) -> str:
         return "M" + "L".join(f"{x(a)} {y(b)}" for a, b in zip(*points, strict=True))
 
+    def spots(points: Points) -> list[tuple[float, float]]:
+        return [(x(a), y(b)) for a, b in zip(*points, strict=True)]
+
     decimals = max((len(f"{tick:.10f}".rstrip("0").split(".")[1]) for tick in ys), default=0)
     x_ticks = [tick for tick in ticks(x0, x1, 5) if x0 <= tick <= x1 and (dots or tick == int(tick))]
     return {
-        "box": {
-            "width": WIDTH,
-            "height": HEIGHT,
-            "left": LEFT,
-            "right": WIDTH - RIGHT,
-            "top": TOP,
-            "bottom": HEIGHT - BOTTOM,
-        },
+        "box": BOX,
         "lines": [(name, path(points), len(points[0]) == 1) for name, points in lines.items()],
-        "marked": [
-            (name, path(points), [(x(a), y(b)) for a, b in zip(*points, strict=True)])
-            for name, points in marked.items()
-        ],
+        "marked": [(name, path(points), spots(points)) for name, points in marked.items()],
         "y_ticks": [(y(tick), _label(tick, decimals)) for tick in ys],
-        "areas": [
-            (name, path((xs, highs)) + path((xs[::-1], lows[::-1])).replace("M", "L") + "Z")
-            for name, (xs, lows, highs) in areas.items()
-        ],
-        "dots": [
-            (
-                name,
-                [
-                    (x(a), y(b), f"{number(a, sign=False)}, {number(b, sign=False)}")
-                    for a, b in zip(*points, strict=True)
-                ],
-            )
-            for name, points in dots.items()
-        ],
+        "areas": [(n, path(([*xs, *xs[::-1]], [*tops, *lows[::-1]])) + "Z") for n, (xs, lows, tops) in areas.items()],
+        "dots": [(name, list(zip(spots(points), map(_told, *points), strict=True))) for name, points in dots.items()],
         "x_ticks": [(x(tick), f"{tick:,g}" if dots else f"{tick:,.0f}") for tick in x_ticks],
         "bands": [(x(a), round(x(b) - x(a), 2)) for a, b in bands if x(b) > x(a)],
-        "hover": [
-            [_round(a), x(a), rows]
-            for a, rows in sorted(_hover({**lines, **dots} if dots else lines, marked, y).items())
-        ],
+        "hover": [[_round(a), x(a), rows] for a, rows in sorted(_hover(dots or lines, marked, y).items())],
     }
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    """A little more than from low to high."""
+    pad = 0.06 * (high - low) if high - low > 1e-9 * abs(high) else 0.1 * abs(high) or 0.5
+    return low - pad, high + pad
 
 
 def _hover(
@@ -150,6 +140,11 @@ def _label(value: float, decimals: int) -> str:
 
 def _round(value: float) -> float | int:
     return int(value) if value == int(value) else round(value, 1) if abs(value) >= 10 else float(f"{value:.3g}")
+
+
+def _told(x: float, y: float) -> str:
+    """A point in words."""
+    return f"{number(x, sign=False)}, {number(y, sign=False)}"
 
 
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-
-import numpy as np
+from statistics import fmean
 
 from ..referee.compare import Cell as Values
 from ..referee.compare import Difference, Judged
@@ -120,7 +119,7 @@ def _spent(of: Context, arm: str, by: str) -> str:
         if not values:
             continue
         low, high = min(values), max(values)
-        mean = brief(float(np.mean(values)))
+        mean = brief(fmean(values))
         told.append((mean if low == high else f"{mean} ({brief(low)}–{brief(high)})") + of.on(task))
     return ", ".join(told)
 

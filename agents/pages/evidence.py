@@ -7,13 +7,12 @@ is of fewer runs than its neighbour says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
-import numpy as np
-
-from ..referee import statistics
 from ..referee.frontier import dominated, hull
 from ..referee.measures import find_measure
 from ..referee.rows import Row
+from ..referee.statistics import band
 from .charts import Points
 from .parts import Cell, Chart, Context, Line, Section, Table, brief
 
@@ -77,7 +76,7 @@ def _curve(runs: Sequence[Mapping[str, list[float]]], tag: str) -> Drawn | None:
     shared = sorted(set.intersection(*(set(one) for one in known)))
     if not shared:
         return None
-    mean, low, high = statistics.band([[one[x] for x in shared] for one in known])
+    mean, low, high = band([[one[x] for x in shared] for one in known])
     return shared, mean, low, high, any(len(one) > len(shared) for one in known)
 
 
@@ -110,12 +109,12 @@ def frontier(of: Context, task: str) -> Section | None:
         means = []
         for arm in dict.fromkeys(row.arm for row in mine):
             pairs = [(row.measures["kl"], row.measures["reward"]) for row in mine if row.arm == arm]
-            kl, reward = np.mean(pairs, 0).tolist()
+            kl, reward = map(fmean, zip(*pairs, strict=True))
             means.append((kl, reward))
             rows.append([arm, brief(kl), brief(reward), str(len(pairs))])
         start = [row.before["reward"] for row in mine if "reward" in row.before]
         if curved and start:
-            x, y = hull([kl for kl, _ in means], [reward for _, reward in means], float(np.mean(start)))
+            x, y = hull([kl for kl, _ in means], [reward for _, reward in means], fmean(start))
             lines[method] = (x.tolist(), y.tolist())
     notes = [Line(of.say("frontier note") + (of.say("hull note") if lines else ""))]
     if curved:
@@ -194,10 +193,10 @@ def cost(of: Context, price: float, trials: Sequence[Row]) -> Section | None:
             if not mine:
                 continue
             found = [[m[name] for m in mine if name in m] for name in known]
-            cells = [_count(float(np.mean(values))) if values else "–" for values in found]
+            cells = [_count(fmean(values)) if values else "–" for values in found]
             rows.append([arm + of.on(task), *cells, str(len(mine))])
             if times := [m["cpu_s"] for m in mine if "cpu_s" in m]:
-                hours = float(np.mean(times)) / 3600
+                hours = fmean(times) / 3600
                 larger.append([arm + of.on(task), *(_hours(of, hours * factor, price) for factor in LARGER)])
     notes = [Line(of.say("cost note") + ("" if "flops" in known else of.say("no flops")))]
     spent = sum(row.measures.get("cpu_s", 0.0) for row in (*of.runs, *trials)) / 3600
@@ -232,13 +231,13 @@ def probed(of: Context, probes: Mapping[str, Mapping[str, float]]) -> Section | 
     notes = [Line(of.say("probes note"))]
     for task, found in probes.items():
         known = [(arm, one) for arm in of.arms if (one := _rewards(of, arm, task))]
-        best = max((float(np.mean(values)) for _, values in known), default=None)
+        best = max((fmean(values) for _, values in known), default=None)
         for name, paid in found.items():
             rows.append([of.say("probe", name=name) + of.on(task), brief(paid)])
             if best is not None and paid >= best and not name.startswith(UNTRAINED):
                 notes.append(Line(of.say("cheap", name=name, paid=brief(paid), best=brief(best)), "warning"))
         for arm, one in known:
-            rows.append([of.say("reached by", arm=arm) + of.on(task), brief(float(np.mean(one)))])
+            rows.append([of.say("reached by", arm=arm) + of.on(task), brief(fmean(one))])
     head = ["", of.say("reward")]
     return Section(of.say("probes"), notes, [Table(head, rows)]) if rows else None
 
@@ -311,7 +310,7 @@ def tried(of: Context, trials: Sequence[Row]) -> Section | None:
         values = [row.measures[measure] for row in mine if row.error is None and measure in row.measures]
         told = ", ".join(f"{name}={value}" for name, value in mine[0].chosen.items()) or "–"
         error = next((row.error for row in mine if row.error), None)
-        score = brief(float(np.mean(values))) if len(values) == len(mine) else of.say("trial failed", error=error)
+        score = brief(fmean(values)) if len(values) == len(mine) else of.say("trial failed", error=error)
         is_it = taken.get((arm.rpartition(" #")[0], task)) == mine[0].chosen
         rows.append([arm + of.on(task), told, score, str(len(mine)), of.say("taken") if is_it else ""])
     head = [of.say("arm"), of.say("settings"), of.measure(measure), "n", ""]

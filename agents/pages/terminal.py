@@ -103,7 +103,7 @@ def play(
     the_task, loaded, reference = _loaded(console, config, models, run)
     seats = max(config.num_agents, 1)
     options = {
-        **config.game(),
+        **config.game(control=False),
         "roles": "never",
         "kl": KLConfig(mode="reported", beta=config.kl.beta),
         "seed": seed,

@@ -206,10 +206,13 @@ def power(deviation: float, effect: float, seeds: int, level: float = 0.05) -> f
     `effect`, by the t-test; 0 where they are so few that `sign_flip` cannot reach the level."""
     if seeds < 2 or 2.0 ** (1 - seeds) > level:
         return 0.0
-    if deviation == 0 or abs(effect) * math.sqrt(seeds) > 30 * deviation:
-        return 1.0  # also because the distribution becomes NaN from about 37 on
+    if deviation == 0:
+        return 1.0
     tests = _statsmodels("stats.power").TTestPower()
-    return float(tests.power(abs(effect) / deviation, seeds, level))
+    found = float(tests.power(abs(effect) / deviation, seeds, level))
+    if math.isnan(found) and abs(effect) * math.sqrt(seeds) > 10 * deviation:
+        return 1.0  # the non-central distribution has no numbers that far out
+    return found
 
 
 def seeds_needed(deviation: float, effect: float, wanted: float = 0.8, level: float = 0.05) -> int:

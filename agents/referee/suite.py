@@ -389,10 +389,13 @@ def _check_same(suite: Suite, task: str) -> None:
         for name in SAME:
             if getattr(ours, name) != getattr(theirs, name):
                 raise _incomparable(first.name, arm.name, name, getattr(ours, name), getattr(theirs, name))
-        for leaf in SAME_LEAVES:
-            mine, its = (config.learner_settings.get(leaf) for config in (ours, theirs))
+        for agent, leaf in itertools.product(
+            ("", *sorted({*ours.agents, *theirs.agents})), SAME_LEAVES
+        ):  # "" has the run's own
+            own = f"agents.{agent}." if agent else ""
+            mine, its = (getattr(config.learner_of(agent)[1], leaf, None) for config in (ours, theirs))
             if None not in (mine, its) and mine != its:
-                raise _incomparable(first.name, arm.name, f"{theirs.learner}.{leaf}", mine, its)
+                raise _incomparable(first.name, arm.name, f"{own}{theirs.learner_of(agent)[0]}.{leaf}", mine, its)
         swept = [name for name in arm.grid if name.split(".")[0] in SAME or name.split(".")[-1] in SAME_LEAVES]
         if swept:
             raise ConfigError(f"arm {arm.name!r} tunes {swept[0]}, which all arms share. {WHY.format(arm.name)}")

@@ -15,7 +15,9 @@ from functools import cached_property
 from typing import Any
 
 from coevo_env.errors import ConfigError, real, unknown_name, whole
+from coevo_env.faces.build import agent_names
 from coevo_env.game.kl import KLConfig
+from coevo_env.game.rules import CONTROLS
 
 from ..learners.learner import LEARNERS, find_learner, learner_name, settings_class
 from ..learners.policy import LoRAConfig
@@ -28,6 +30,8 @@ from .budget import BudgetConfig
 
 __all__ = ["Config", "made", "settings_label"]
 
+OWN = ("learner", "learner_settings")
+"""What an agent may have for itself."""
 FINAL = ("test", "validation")
 STOP_ON = ("never", "collapse")
 WEIGHTS = ("separate", "shared", "lora", "shared-lora")
@@ -73,7 +77,9 @@ class Config:
         model: Initial and reference model: "" (the task's own), "embedded", "smollm2", a directory
             or a hub name.
         num_agents: N; 1 is ordinary single-agent fine-tuning.
-        context: What observers see: "all", "previous", "none".
+        context: What observers see in training: "all", "previous", "none"; as controls, in their
+            own template, "empty" (no text), "shuffled" (what was said about another prompt) or
+            "own" (what they would say themselves).
         roles: "periodic", "rotation", "random", "never", or by held-out rewards "bandit" and
             "score" (docs/beyond_two.md).
         exchange_every: Iterations between role exchanges (the paper: 5); 0 exchanges after every
@@ -98,6 +104,8 @@ class Config:
         learner_settings: Values of the fields of the learner's class `Settings`. Those of a learner
             of ours are complete and checked; of a learner of your own, once it has been imported
             (`complete`).
+        agents: What an agent has for itself, by its name (`agents.llm2`): another `learner`, and
+            `learner_settings`, which go before those of the run where the learner is the same.
         elastic: Elastic Reset, around any learner.
         warm_start: Supervised training before anything else.
         updates, alternate_every: Who learns when: "simultaneous", "alternating" (one learner at a
@@ -152,6 +160,7 @@ class Config:
     kl: KLConfig = field(default_factory=lambda: KLConfig(beta=0.2))
     learner: str = "ppo"
     learner_settings: Mapping[str, Any] = field(default_factory=dict)
+    agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     elastic: ElasticConfig = field(default_factory=ElasticConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     updates: str = "simultaneous"
@@ -203,8 +212,40 @@ class Config:
         object.__setattr__(self, "learner", learner_name(self.learner))
         if not isinstance(self.learner_settings, Mapping):
             raise ConfigError(f"learner_settings={self.learner_settings!r}; expected values by name.")
+        self._check_agents()
         if self.learner in LEARNERS:
             self._complete()
+
+    def _check_agents(self) -> None:
+        """What agents have for themselves, as far as that can be said without their learners."""
+        known = agent_names(self.num_agents)
+        tables = [self.agents, *self.agents.values()] if isinstance(self.agents, Mapping) else [self.agents]
+        tables += [
+            own["learner_settings"] for own in tables[1:] if isinstance(own, Mapping) and "learner_settings" in own
+        ]
+        if not all(isinstance(table, Mapping) for table in tables):
+            raise ConfigError(f"agents={self.agents!r}; expected settings by name, by name of an agent.")
+        for name, own in self.agents.items():
+            if name not in known:
+                raise unknown_name("agent", f"agents.{name}", [f"agents.{one}" for one in known])
+            for key in own:
+                if key not in OWN:
+                    raise unknown_name(
+                        "setting of an agent", f"agents.{name}.{key}", [f"agents.{name}.{k}" for k in OWN]
+                    )
+            learner = own.get("learner", self.learner)
+            if learner not in LEARNERS and learner != self.learner:
+                raise unknown_name(f"agents.{name}.learner", learner, dict.fromkeys([*LEARNERS, self.learner]))
+        if self.agents and self.shared:
+            raise ConfigError(
+                f"agents.{next(iter(self.agents))} with weights={self.weights!r}; one set of weights has one learner, "
+                "so an agent can have none of its own. Use weights='separate' or 'lora'."
+            )
+        if self.agents and self.population.capacity:
+            raise ConfigError(
+                f"agents.{next(iter(self.agents))} with population.capacity={self.population.capacity}; earlier selves "
+                "take the places of agents that all learn alike. Switch the population off."
+            )
 
     def _check_combinations(self) -> None:
         if self.mixing_anneal and self.mixing != "weighted":
@@ -248,16 +289,31 @@ class Config:
         """Fills in and checks the settings of the learner, and what it asks of the run."""
         settings = made(self.learner, self.learner_settings)
         object.__setattr__(self, "learner_settings", dataclasses.asdict(settings))
-        if getattr(find_learner(self.learner), "compares", False) and self.group_size < 2:
+        self._check_learner(self.learner, settings)
+        for name in self.agents:
+            try:
+                learner, settings = self.learner_of(name)
+                self._check_learner(learner, settings)
+            except ConfigError as error:
+                raise ConfigError(f"agents.{name}: {error}") from error
+            if self.updates == "alternating" and not getattr(find_learner(learner), "learns", True):
+                raise ConfigError(
+                    f"agents.{name}.learner={learner!r} with updates='alternating'; nobody would learn in its turns. "
+                    "Use updates='simultaneous'."
+                )
+
+    def _check_learner(self, learner: str, settings: Any) -> None:
+        """What a learner with these settings asks of the run."""
+        if getattr(find_learner(learner), "compares", False) and self.group_size < 2:
             raise ConfigError(
-                f"group_size={self.group_size} with learner={self.learner!r}, which compares responses to one prompt; "
+                f"group_size={self.group_size} with learner={learner!r}, which compares responses to one prompt; "
                 "expected at least 2."
             )
         size = self.batch_size * (self.num_agents if self.shared else 1)
         minibatch = getattr(settings, "minibatch_size", 0)
         if minibatch and size % minibatch:
             raise ConfigError(
-                f"batch_size={self.batch_size} does not divide into minibatches of {self.learner}.minibatch_size="
+                f"batch_size={self.batch_size} does not divide into minibatches of {learner}.minibatch_size="
                 f"{minibatch}; choose a divisor of {size}, the responses of a learner in an iteration."
             )
 
@@ -277,6 +333,13 @@ class Config:
         """The learner's `Settings`."""
         return made(self.learner, self.learner_settings)
 
+    def learner_of(self, agent: str) -> tuple[str, Any]:
+        """The learner of an agent, by the agent's name, and its `Settings`."""
+        own = self.agents.get(agent, {})
+        learner = own.get("learner", self.learner)
+        common = self.learner_settings if learner == self.learner else {}
+        return learner, made(learner, {**common, **own.get("learner_settings", {})})
+
     @property
     def shared(self) -> bool:
         """Whether all agents have the same weights."""
@@ -289,11 +352,16 @@ class Config:
         share = min(1.0, iteration / self.mixing_anneal)
         return (1 - share) * self.mixing_weight + share * self.mixing_weight_end
 
-    def game(self) -> dict[str, Any]:
-        """Keywords for `coevo_env.faces.build.build`, without task and model."""
+    def game(self, control: bool = True) -> dict[str, Any]:
+        """Keywords for `coevo_env.faces.build.build`, without task and model.
+
+        Args:
+            control: False for a game that shows or measures what agents make of each other's texts:
+                a control of what they read in training is not played there.
+        """
         options: dict[str, Any] = {
             "num_agents": self.num_agents,
-            "context": self.context,
+            "context": self.context if control or self.context not in CONTROLS else "all",
             "roles": self.roles,
             "exchange_every": max(1, self.exchange_every * self.batch_size),
             "group_size": self.group_size,

@@ -28,6 +28,8 @@ __all__ = ["apply", "explained", "from_dict", "listing", "names", "preset", "rea
 
 OPTIONS = "task_options"
 """The setting that holds options by name, whatever these are."""
+AGENTS = "agents"
+"""The setting that holds what single agents have for themselves, by agent."""
 
 TOML_BYTES = 2**20
 """Of a file of settings; all there are, with explanations, take 10 kB."""
@@ -107,6 +109,7 @@ def _replaced(config: Config, overrides: Mapping[str, Any]) -> Config:
     """`apply` without the question whether a setting is of use, which a saved run is not asked."""
     learner = learner_name(str(overrides.get("learner", config.learner)))
     known, label = names(learner), settings_label(learner)
+    overrides, given = _of_agents(overrides)
     nested: dict[str, dict[str, Any]] = {}
     top: dict[str, Any] = {"learner": learner}
     settings = dict(config.learner_settings) if learner == config.learner else {}
@@ -126,12 +129,69 @@ def _replaced(config: Config, overrides: Mapping[str, Any]) -> Config:
         else:
             value = _convert(name, _known(name, known, learner), value)
             (nested.setdefault(parent, {}) if parent else top)[leaf] = value
+    top["agents"] = _agents(config, learner, given)
     for parent, values in nested.items():
         try:
             top[parent] = dataclasses.replace(getattr(config, parent), **values)
         except TypeError as error:
             raise ConfigError(f"{parent}: {error}") from error
     return dataclasses.replace(config, **top, learner_settings=settings).complete()
+
+
+def _of_agents(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Overrides without those of single agents (`agents.llm2.learner`, or a table of them); and
+    these by agent."""
+    rest: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
+    pending = list(overrides.items())
+    while pending:
+        name, value = pending.pop(0)
+        if name.partition(".")[0] != AGENTS or (name == AGENTS and not isinstance(value, Mapping)):
+            rest[name] = value
+        elif isinstance(value, Mapping):
+            pending[:0] = [(f"{name}.{key}", inner) for key, inner in value.items()]
+        else:
+            _, agent, *leaf = name.split(".", 2)
+            own.setdefault(agent, {})[leaf[0] if leaf else ""] = value
+    return rest, own
+
+
+def _agents(config: Config, learner: str, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`Config.agents` with some of it replaced.
+
+    Args:
+        config: Where to start.
+        learner: Of the run, which may be another one now.
+        given: What `_of_agents` found.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for agent in dict.fromkeys([*config.agents, *given]):
+        old, new = config.agents.get(agent, {}), dict(given.get(agent, {}))
+        had = old.get("learner", config.learner)
+        own = {key: value for key, value in {**old, **new}.items() if key == "learner"}
+        if own:
+            own["learner"] = learner_name(_convert(f"{AGENTS}.{agent}.learner", str, own["learner"]))
+        has = own.get("learner", learner)
+        settings = dict(old.get("learner_settings", {})) if has == had else {}
+        new.pop("learner", None)
+        label = settings_label(has)
+        for name, value in new.items():
+            parent, _, leaf = name.rpartition(".")
+            where = f"{AGENTS}.{agent}.{name}".rstrip(".")
+            if parent != "learner_settings" and parent not in LEARNERS:
+                raise unknown_name(
+                    "setting of an agent",
+                    where,
+                    [f"{AGENTS}.{agent}.learner", f"{AGENTS}.{agent}.{label}.{leaf or name}"],
+                )
+            key = f"{label if parent == 'learner_settings' else parent}.{leaf}"
+            try:
+                hint = _known(key, names(has), has)
+            except ConfigError as error:
+                raise ConfigError(f"{AGENTS}.{agent}: {error}") from error
+            settings[leaf] = _convert(where, hint, value)
+        result[agent] = own | ({"learner_settings": settings} if settings else {})
+    return {agent: own for agent, own in result.items() if own}
 
 
 def preset(name: str) -> Config:
@@ -202,16 +262,16 @@ def from_dict(data: Mapping[str, Any]) -> Config:
     """
     flat: dict[str, Any] = {}
     for name, value in _upgraded(data).items():
-        if isinstance(value, Mapping) and name not in (OPTIONS, "learner_settings"):
+        if isinstance(value, Mapping) and name not in (OPTIONS, AGENTS, "learner_settings"):
             flat.update({f"{name}.{key}": inner for key, inner in value.items()})
         else:
             flat[name] = value
-    settings = flat.pop("learner_settings", {})
+    settings, agents = flat.pop("learner_settings", {}), flat.pop(AGENTS, {})
     learner = learner_name(str(flat.pop("learner", Config.learner)))
     config = _replaced(Config(), flat)
     if learner in LEARNERS:
-        return _replaced(config, {"learner": learner, "learner_settings": settings})
-    return dataclasses.replace(config, learner=learner, learner_settings=settings)
+        return _replaced(config, {"learner": learner, "learner_settings": settings, AGENTS: agents})
+    return dataclasses.replace(config, learner=learner, learner_settings=settings, agents=agents)
 
 
 def _upgraded(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
     if not (directory / "config.json").exists():  # who resumes a run has read it
         _tell(config, task, (held_out, final), say)
     if config.elastic.every:
-        learners = [ElasticReset(learner, config.elastic) for learner in learners]
+        learners = [ElasticReset(one, config.elastic) if _learns(config, one) else one for one in learners]
     opponents = Opponents(config, learners, members, agents, reference) if config.population.capacity else None
     together = evaluation_game(config, task, reference, config.num_agents) if config.communication else None
     if config.reset_at_exchange and not all(callable(getattr(learner, "forget", None)) for learner in learners):
@@ -131,6 +131,11 @@ def assemble(config: Config, directory: Path, say: Callable[[str], None]) -> Par
             f"reset_at_exchange=True needs a learner with a method forget(); {config.learner!r} has none. Leave it off."
         )
     return Parts(agents, policies, reference, learners, members, game, held_out, final, together, opponents, rests_on)
+
+
+def _learns(config: Config, learner: Any) -> bool:
+    """Whether a learner is one that learns, among agents that have learners of their own."""
+    return not config.agents or getattr(learner, "learns", True)
 
 
 def _tell(config: Config, task: Task, evaluations: Sequence[BatchEnv], say: Callable[[str], None]) -> None:
@@ -157,11 +162,11 @@ def _learning(
     config: Config, agents: list[str], base: LanguageModel, rules: Rules
 ) -> tuple[list[ActorCritic], LanguageModel, list[Any]]:
     """Policies, reference and learners that begin as `base`."""
-    make = find_learner(config.learner)
     lora = config.lora if "lora" in config.weights else None
     policies, reference = make_policies(base, agents, lora, config.seed, config.shared)
-    learners = [
-        promised(config.learner, make(policy, reference, config.settings, rules.sampling, config.seed * 1000 + number))
-        for number, policy in enumerate(policies[:1] if config.shared else policies)
-    ]
+    learners = []
+    for number, policy in enumerate(policies[:1] if config.shared else policies):
+        learner, settings = config.learner_of(agents[number])
+        made = find_learner(learner)(policy, reference, settings, rules.sampling, config.seed * 1000 + number)
+        learners.append(promised(learner, made))
     return policies, reference, learners

@@ -125,7 +125,7 @@ def _measured(
                 f"{name} has a vocabulary of {model.vocab_size} tokens and the reference one of {base.vocab_size}; KL "
                 "needs the same tokenizer. Give --reference, the model that it was trained from."
             )
-        results[name] = evaluate(game, _player(config, model), name)
+        results[name] = evaluate(game, _player(config, model, name), name)
     return replace(_assessment(config, game, results, alone), notes=notes)
 
 
@@ -151,11 +151,13 @@ def assess_run(config: Config, directory: Path, parts: Parts) -> Assessment:
     return _assessment(config, parts.final, results)
 
 
-def _player(config: Config, model: LanguageModel) -> Actor:
-    """Who plays a model: itself, or what the learner makes of it."""
-    learner = find_learner(config.learner) if config.learner in LEARNERS else None
-    plays = getattr(learner, "plays", None)
-    return model if plays is None else plays(model, config.settings)
+def _player(config: Config, model: LanguageModel, agent: str) -> Actor:
+    """Who plays the model of an agent: itself, or what the learner makes of it."""
+    if config.agents.get(agent, {}).get("learner", config.learner) not in LEARNERS:
+        return model
+    learner, settings = config.learner_of(agent)
+    plays = getattr(find_learner(learner), "plays", None)
+    return model if plays is None else plays(model, settings)
 
 
 def _assessment(config: Config, game: BatchEnv, results: dict[str, Evaluation], alone: bool = False) -> Assessment:

@@ -69,7 +69,8 @@ def evaluation_game(
     """The game on a split that belongs to a run: of one agent, or to see them together of several.
     A batch is one draw for each prompt, as many rows as there are prompts; `draws` batches in a row
     are about the same prompts (the rules' `group_size`)."""
-    options = {**config.game(), "num_agents": num_agents, "roles": "never", "mixing": "own", "task_options": None}
+    options = {**config.game(control=False), "num_agents": num_agents, "task_options": None}
+    options.update(roles="never", mixing="own")
     if num_agents == 1:
         options["context"] = "all"
     options.update(kl=KLConfig(mode="loss"), group_size=draws, seed=EVALUATION_SEED, split=split)

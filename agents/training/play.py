@@ -18,6 +18,7 @@ from coevo_env.game.scoring import rate
 from coevo_env.lm.model import Generation, LanguageModel
 
 from ..learners.learner import Actor, LearnerError
+from ..learners.policy import unremembered
 
 __all__ = ["draw", "play"]
 
@@ -78,29 +79,44 @@ def _task_reward(rules: Rules, episodes: Sequence[Episode], texts: Sequence[str]
 
 
 def play(game: BatchEnv, policies: Sequence[Actor]) -> None:
-    """Plays a batch of episodes to its end: each agent samples the turns of the seats it holds."""
+    """Plays a batch of episodes to its end: each agent samples the turns of the seats it holds, and
+    where an observer reads what it would say itself, that before."""
     full = game.rules.kl.estimator == "full"
-    while (turn := game.begin_turn()) is not None:
-        size, budget = len(turn.contexts), turn.max_new_tokens
-        tokens, lengths = np.zeros((size, budget), np.int64), np.zeros(size, np.int64)
-        logprobs, values = np.zeros((size, budget)), np.zeros((size, budget))
-        valued, said = True, []
-        for agent, policy in enumerate(policies):
-            rows = np.nonzero(turn.agents == agent)[0]
-            if not len(rows):
-                continue
-            drawn = draw(game, turn, rows, policy)
-            width = drawn.tokens.shape[1]
-            tokens[rows, :width], lengths[rows], logprobs[rows, :width] = drawn.tokens, drawn.lengths, drawn.logprobs
-            if drawn.values is None:
-                valued = False
-            else:
-                values[rows, :width] = drawn.values
-            said.append((policy, rows, drawn))
-        width = int(lengths.max())
-        tokens, logprobs, values = tokens[:, :width], logprobs[:, :width], values[:, :width]
-        extra: Any = {"distributions": _distributions(turn, lengths, said)} if full else {}
-        game.submit_turn(tokens, lengths, logprobs, values=values if valued else None, **extra)
+    while not game.done:
+        if (alone := game.begin_rehearsal()) is not None:
+            with unremembered(policies):
+                rehearsed, _ = _said(game, alone, policies)
+            game.submit_rehearsal(rehearsed.tokens, rehearsed.lengths)
+        turn = game.begin_turn()
+        assert turn is not None, "it is not done"
+        all_said, parts = _said(game, turn, policies)
+        extra: Any = {"distributions": _distributions(turn, all_said.lengths, parts)} if full else {}
+        game.submit_turn(all_said.tokens, all_said.lengths, all_said.logprobs, values=all_said.values, **extra)
+
+
+def _said(
+    game: BatchEnv, turn: TurnBatch, policies: Sequence[Actor]
+) -> tuple[Generation, list[tuple[Any, np.ndarray, Generation]]]:
+    """What the agents of a turn say, of all rows; and of each agent with its rows."""
+    size, budget = len(turn.contexts), turn.max_new_tokens
+    tokens, lengths = np.zeros((size, budget), np.int64), np.zeros(size, np.int64)
+    logprobs, values = np.zeros((size, budget)), np.zeros((size, budget))
+    valued, said = True, []
+    for agent, policy in enumerate(policies):
+        rows = np.nonzero(turn.agents == agent)[0]
+        if not len(rows):
+            continue
+        drawn = draw(game, turn, rows, policy)
+        width = drawn.tokens.shape[1]
+        tokens[rows, :width], lengths[rows], logprobs[rows, :width] = drawn.tokens, drawn.lengths, drawn.logprobs
+        if drawn.values is None:
+            valued = False
+        else:
+            values[rows, :width] = drawn.values
+        said.append((policy, rows, drawn))
+    width = int(lengths.max())
+    tokens, logprobs, values = tokens[:, :width], logprobs[:, :width], values[:, :width]
+    return Generation(tokens, lengths, logprobs, values if valued else None), said
 
 
 def _distributions(

@@ -5,6 +5,9 @@ reference policy scores a turn in one pass, and the reward function sees all res
 The rules are `Episode`'s; tests/faces/test_equivalence.py proves that B rows here and B AEC
 environments pay the same.
 
+With context "own" an observer first says what it would say itself (`begin_rehearsal` /
+`submit_rehearsal`), and reads that.
+
 Two ways to play a turn: `begin_turn` / `submit_turn` (whole turns), or `step` (one token for every
 active row).
 
@@ -32,7 +35,9 @@ from ..game.reference import ReferencePolicy
 from ..game.rollout import Rollout
 from ..game.rules import Rules
 from ..game.scoring import Scores, score
+from ..game.strangers import check_strangers, strangers
 from ..game.transcript import make_transcript
+from ..rng import rng
 from .build import agent_names, build
 from .columns import Columns
 from .turns import TurnBatch, TurnRecord, check_turn, checked_report, measured
@@ -81,6 +86,8 @@ class BatchEnv:
                 f"BatchEnv got `rules` with KL mode {rules.kl.mode!r} and no reference policy; pass `reference=` or "
                 "rules with kl='off'."
             )
+        if rules.context == "shuffled" and rules.num_agents > 1:
+            check_strangers(rules.prompts, self.batch_size, rules.group_size)
         self.rules, self.reference = rules, reference
         self.agents = agent_names(rules.num_agents, agent_ids)
         self.controllers = [klmod.make_controller(rules.kl) for _ in self.agents]
@@ -108,6 +115,11 @@ class BatchEnv:
             return None
         seat = len(self._records)
         turns = [episode.turns[seat] for episode in self.episodes]
+        if not all(turn.context for turn in turns):
+            raise ConfigError(
+                f"seat {seat} reads what it would say itself (context {self.rules.context!r}), and has not done so; "
+                "expected begin_rehearsal() and submit_rehearsal() before its turn."
+            )
         return TurnBatch(
             seat,
             np.array([turn.agent for turn in turns]),
@@ -117,6 +129,43 @@ class BatchEnv:
             self.rules.sampling,
             self.rules.seed,
         )
+
+    def begin_rehearsal(self) -> TurnBatch | None:
+        """With context "own", before a turn of observers: what they are asked in order to hear what
+        they would say themselves, which is the pioneer's question. Nothing of the answer is paid or
+        learned from. None where there is nothing to rehearse."""
+        if self.done or all(episode.turns[len(self._records)].context for episode in self.episodes):
+            return None
+        seat = len(self._records)
+        return TurnBatch(
+            self.rules.num_agents - 1 + seat,  # beyond the seats that are played: noise of its own
+            np.array([episode.turns[seat].agent for episode in self.episodes]),
+            np.arange(self.episode, self.episode + self.batch_size),
+            [episode.turns[0].context for episode in self.episodes],
+            self.rules.max_new_tokens,
+            self.rules.sampling,
+            self.rules.seed,
+        )
+
+    def submit_rehearsal(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
+        """Takes what `begin_rehearsal` asked for: the text of each row is what its observer reads.
+
+        Args:
+            tokens: int (B, T), T up to the budget; what stands behind `lengths` is ignored.
+            lengths: int (B,); each row's last token is EOS unless the budget is full.
+
+        Raises:
+            ConfigError: Nothing was asked for, or the arrays are not one whole turn.
+        """
+        if (turn := self.begin_rehearsal()) is None:
+            raise ConfigError("submit_rehearsal where nothing is rehearsed; expected it after begin_rehearsal().")
+        tokens, lengths = np.asarray(tokens), np.asarray(lengths)
+        check_turn(tokens, lengths, self.batch_size)
+        alone = [self.rules.start(int(number)) for number in turn.episodes]
+        for episode, row, length in zip(alone, tokens.tolist(), lengths.tolist(), strict=True):
+            episode.take(row[:length])
+        for episode, rehearsed in zip(self.episodes, alone, strict=True):
+            episode.hear(rehearsed.responses)
 
     def submit_turn(
         self,
@@ -328,6 +377,8 @@ class BatchEnv:
         shaping = np.where(mask, shaping, 0.0)  # (B, T)
         logprobs = np.zeros(tokens.shape) if logprobs is None else logprobs
         scores = score(self.rules, self.episodes) if turn.seat + 1 == self.rules.num_agents else None
+        if scores is None and self.rules.context == "shuffled":
+            self._shuffle(turn.seat + 1)
         self._records.append(TurnRecord(turn.agents, tokens, lengths, logprobs, ref_logprobs, kl, shaping, values))
         self._columns = None
         rewards = shaping.copy()
@@ -335,6 +386,15 @@ class BatchEnv:
             self.scores = scores
             rewards[np.arange(self.batch_size), lengths - 1] += scores.team[:, -1]
         return rewards
+
+    def _shuffle(self, seat: int) -> None:
+        """Lets each row hear what was said in a row about another prompt."""
+        generator = rng(self.rules.seed, self.episode, seat, stream="strangers")
+        said = [episode.responses for episode in self.episodes]
+        for episode, other in zip(
+            self.episodes, strangers([episode.prompt for episode in self.episodes], generator), strict=True
+        ):
+            episode.hear(said[other])
 
     def _finished(self, what: str) -> Scores:
         if self.scores is None:

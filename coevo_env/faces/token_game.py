@@ -95,6 +95,7 @@ class TokenGame:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
         self.rules, self.reference = build(task, model, kl="off" if kl is None else kl, seed=seed, **options)
         rules = self.rules
+        rules.check_alone()
         self.controllers = [make_controller(rules.kl) for _ in range(rules.num_agents)]
         self.mask, self.attention_mask = mask, bool(attention_mask)
         self._shapes = rules.kl.mode != "off"  # whether tokens are paid KL

@@ -22,9 +22,13 @@ from .roles import RoleSchedule, make_schedule
 from .sampling import Sampling
 from .task import Conversation, Prompt, Task, Tokenizer
 
-__all__ = ["Episode", "Rules", "Turn"]
+__all__ = ["CONTROLS", "HEARD", "Episode", "Rules", "Turn"]
 
-VISIBILITY = ("all", "previous", "none")
+VISIBILITY = ("all", "previous", "none", "empty", "shuffled", "own")
+CONTROLS = ("empty", "shuffled", "own")
+"""What a seat reads that does not hear its partners, through the template of one that does."""
+HEARD = ("shuffled", "own")
+"""Where a seat reads what no episode knows by itself: whoever plays says it, by `Episode.hear`."""
 
 
 class Turn:
@@ -33,7 +37,7 @@ class Turn:
     Attributes:
         seat: Order of play, 0 is the pioneer.
         agent: Index of the agent in this seat.
-        context: Ids the agent conditions on.
+        context: Ids the agent conditions on; [] while it has to hear something first.
         tokens: Ids emitted so far, EOS included.
         done: Whether EOS or the token budget ended the turn.
         cut: Whether the budget ended it.
@@ -57,7 +61,10 @@ class Rules:
         tokenizer: Text <-> ids.
         num_agents: N >= 1.
         context: What an observer sees of the earlier responses: "all", "previous", or "none" (it
-            reads the pioneer's template: the paper's "no knowledge transfer" ablation).
+            reads the pioneer's template: the paper's "no knowledge transfer" ablation). As controls
+            it reads in its own template "empty", no text; "shuffled", what was said about another
+            prompt of the batch; or "own", what it would say itself as the pioneer. The last two
+            are played by `coevo_env.BatchEnv` alone.
         roles: A `RoleSchedule`, or a name of `roles.SCHEDULES`.
         exchange_every: Episodes between role exchanges, for schedules given by name.
         group_size: G >= 1 consecutive episodes are about the same prompt, with sampling noise of
@@ -146,6 +153,18 @@ class Rules:
             if self.num_agents > 1 and self.context != "none":
                 self._observer_context(prompt, [""])
 
+    def check_alone(self) -> None:
+        """Whether an episode can be played by itself, without others of a batch and their players.
+
+        Raises:
+            ConfigError: An observer reads what no episode holds.
+        """
+        if self.context in HEARD and self.num_agents > 1:
+            raise ConfigError(
+                f"context={self.context!r}: an observer then reads what no episode holds by itself, and here one is "
+                "played at a time; expected 'all', 'previous', 'none' or 'empty'. Use coevo_env.BatchEnv for it."
+            )
+
     # ---------------------------------------------------------------- the game
     @property
     def term_names(self) -> tuple[str, ...]:
@@ -202,11 +221,12 @@ class Rules:
         return Episode(self, whole("episode", episode, 0))
 
     def turn_context(self, prompt_index: int, prompt: Prompt, responses: Sequence[str]) -> list[int]:
-        """Ids that the next seat reads, given the responses so far. The caller must not change the
-        list."""
+        """Ids that the next seat reads, given the responses so far, or with context "shuffled" and
+        "own" the texts that it hears in their place. The caller must not change the list."""
         if not responses or self.context == "none":
             return self._pioneer_context(prompt_index, prompt)
-        return self._observer_context(prompt, responses if self.context == "all" else responses[-1:])
+        seen = {"previous": responses[-1:], "empty": [""]}.get(self.context, responses)
+        return self._observer_context(prompt, seen)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a rendered template as an agent reads it: with the BOS before it that some
@@ -382,6 +402,21 @@ class Episode:
         turn.tokens = tokens
         self._end(turn, cut=not ended)
 
+    def hear(self, texts: Sequence[str]) -> None:
+        """Says what the current turn reads where that is not the responses before it: with context
+        "shuffled" those of another episode, with "own" what the agent would say itself.
+
+        Raises:
+            ConfigError: The turn reads something else, or has begun.
+        """
+        turn = self.turns[-1]
+        if self.rules.context not in HEARD or not turn.seat or turn.tokens or self.done:
+            raise ConfigError(
+                f"episode {self.index}, seat {turn.seat}: was told what to read; expected that before the first token "
+                f"of an observer, with context {' or '.join(map(repr, HEARD))}; it is {self.rules.context!r}."
+            )
+        turn.context = self.rules.turn_context(self.prompt_index, self.prompt, texts)
+
     def rewind(self, seat: int) -> None:
         """Goes back to the start of a turn that was begun, as if nothing had been played since."""
         turn = self.turns[seat]
@@ -389,8 +424,10 @@ class Episode:
         self.done = False
 
     def _begin(self) -> None:
-        seat = len(self.turns)
-        context = self.rules.turn_context(self.prompt_index, self.prompt, [turn.text for turn in self.turns])
+        seat, rules = len(self.turns), self.rules
+        context: list[int] = []
+        if not seat or rules.context not in HEARD:
+            context = rules.turn_context(self.prompt_index, self.prompt, [turn.text for turn in self.turns])
         self.turns.append(Turn(seat, self.seats[seat], context))
 
     def _end(self, turn: Turn, cut: bool) -> None:

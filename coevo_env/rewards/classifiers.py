@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError, RewardError, first_line, short_of_memory, unknown_name
+from ..errors import ConfigError, RewardError, first_line, short_of_memory, unknown_name, whole
 from ..game.task import RewardFunction
 from .text import join_text
 
@@ -58,12 +58,10 @@ def classifier_reward(
             ordinary texts for padding, or CUDA is absent.
         RewardError: When called: a prompt and a response that are no token together.
 
-    Source: Ma et al., NeurIPS 2024, section 4.1: the logit of the positive class of
-    `lvwerra/distilbert-imdb`.
+    Source: Ma et al., NeurIPS 2024, section 4.1 (logit of the positive class).
     """
     _check_output(output)
-    if batch_size < 1:
-        raise ConfigError(f"classifier_reward: batch_size={batch_size}; expected at least 1.")
+    whole("batch_size of classifier_reward", batch_size, 1)
 
     @functools.cache
     def load() -> tuple[Any, Any, int, int]:

@@ -113,3 +113,10 @@ def test_a_parquet_file_that_unpacks_a_million_times_is_refused(tmp_path, monkey
         read_file(tmp_path / "a.parquet")
     parquet.write_table(pyarrow.table({"prompt": ["a", "b"] * 3000}), tmp_path / "b.parquet")
     assert len(read_file(tmp_path / "b.parquet")) == 6000
+
+
+@pytest.mark.parametrize(("mark", "name"), [("\t", "tabs"), ("|", "bars")])
+def test_a_table_with_other_marks_is_told_so(tmp_path, mark, name):
+    (tmp_path / "other.csv").write_text(f"prompt{mark}answer\na{mark}1\n")
+    with pytest.raises(ConfigError, match=f"separated by {name}; expected ','"):
+        read_file(tmp_path / "other.csv")

@@ -227,6 +227,45 @@ def test_rewards_without_spread_stay_as_they_are():
     )
 
 
+def test_a_centred_reward_is_less_the_mean_of_all_so_far():
+    _, learner = game_and_learner(centre_reward=True)
+    assert learner._normalized(np.array([1.0, 3.0])).tolist() == [-1.0, 1.0]
+    assert learner._normalized(np.array([5.0, 7.0])).tolist() == [1.0, 3.0]  # the mean of 1, 3, 5, 7 is 4
+    _, both = game_and_learner(centre_reward=True, normalize_reward=True)
+    assert both._normalized(np.array([1.0, 3.0])) == pytest.approx([-1.0, 1.0])  # deviation 1
+    assert both._normalized(np.array([5.0, 7.0])) == pytest.approx(np.array([1.0, 3.0]) / 5**0.5)
+    both.forget()
+    assert both._normalized(np.array([5.0, 7.0])) == pytest.approx([-1.0, 1.0])
+
+
+@pytest.mark.parametrize("micro", [0, 3])
+def test_a_minibatch_whose_mean_ratio_is_over_the_threshold_moves_nothing(micro):
+    def updated(threshold: float, factor: float = 1.0):
+        """One step; the policy is said to have sampled the first rows with probabilities that were
+        `factor` times smaller."""
+        game, learner = game_and_learner(batch=8, epochs=1, micro_batch_size=micro, ratio_threshold=threshold)
+        rollout = rollout_of(game, learner)
+        before = {name: p.detach().clone() for name, p in learner.parameters.items()}
+        far = (np.arange(8) < 3)[:, None] & rollout.mask
+        metrics = learner.update(
+            replace(rollout, logprobs=np.where(far, rollout.logprobs - np.log(factor), rollout.logprobs))
+        )
+        moved = any(not torch.equal(p, before[name]) for name, p in learner.parameters.items())
+        return metrics, moved, learner, float(far.sum() / rollout.mask.sum())
+
+    metrics, moved, plain, _ = updated(0)
+    assert moved and "skipped" not in metrics and "ratio_mean" not in metrics
+    metrics, moved, learner, share = updated(1.5)
+    assert (metrics["skipped"], moved) == (0, True) and metrics["ratio_mean"] == pytest.approx(1, abs=1e-5)
+    assert all(torch.equal(p, plain.parameters[name]) for name, p in learner.parameters.items())
+    mean = 1 + 19 * share  # by hand: a share of the tokens has the ratio 20, the others 1
+    metrics, moved, learner, _ = updated(mean - 0.01, 20)
+    assert (metrics["skipped"], moved) == (1, False) and not learner.optimizer.state
+    assert metrics["ratio_mean"] == pytest.approx(mean, rel=1e-4)
+    metrics, moved, learner, _ = updated(mean + 0.01, 20)
+    assert (metrics["skipped"], moved) == (0, True)
+
+
 def test_recompute_equals_the_rollout_in_float32():
     game, learner = game_and_learner(recompute="always")
     metrics = learner.update(rollout_of(game, learner))

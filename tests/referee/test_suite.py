@@ -70,6 +70,10 @@ WRONG = {
     "a seed twice": ({"seeds": [1, 1]}, "expected different ones"),
     "another beta": ({"arms": {"cory": {}, "ppo": {"kl.beta": 0.1}}}, "differ in kl.*say why"),
     "another length": ({"arms": {"cory": {}, "ppo": {"max_new_tokens": 3}}}, "differ in max_new_tokens"),
+    "another clip of one agent": (
+        {"arms": {"cory": {}, "ppo": {"agents": {"llm2": {"ppo": {"clip": 0.1}}}}}},
+        r"differ in agents\.llm2\.ppo\.clip",
+    ),
     "another clip": ({"arms": {"cory": {}, "ppo": {"ppo": {"clip": 0.1}}}}, "differ in ppo.clip"),
     "another task": ({"arms": {"cory": {}, "ppo": {"task": "sentiment"}}}, "differ in (model|task)"),
     "matched by what is none": ({"match": {"by": "token"}}, "Did you mean 'tokens'"),
