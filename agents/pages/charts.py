@@ -106,10 +106,10 @@ def svg(
         "marked": [(name, path(points), spots(points)) for name, points in marked.items()],
         "y_ticks": [(y(tick), _label(tick, decimals)) for tick in ys],
         "areas": [(n, path(([*xs, *xs[::-1]], [*tops, *lows[::-1]])) + "Z") for n, (xs, lows, tops) in areas.items()],
-        "dots": [(name, spots(points)) for name, points in dots.items()],
+        "dots": [(name, list(zip(spots(points), map(_told, *points), strict=True))) for name, points in dots.items()],
         "x_ticks": [(x(tick), f"{tick:,g}" if dots else f"{tick:,.0f}") for tick in x_ticks],
         "bands": [(x(a), round(x(b) - x(a), 2)) for a, b in bands if x(b) > x(a)],
-        "hover": [[_round(a), x(a), rows] for a, rows in sorted(_hover(lines, marked, y).items())],
+        "hover": [[_round(a), x(a), rows] for a, rows in sorted(_hover(dots or lines, marked, y).items())],
     }
 
 
@@ -139,7 +139,12 @@ def _label(value: float, decimals: int) -> str:
 
 
 def _round(value: float) -> float | int:
-    return int(value) if value == int(value) else round(value, 1)
+    return int(value) if value == int(value) else round(value, 1) if abs(value) >= 10 else float(f"{value:.3g}")
+
+
+def _told(x: float, y: float) -> str:
+    """A point in words."""
+    return f"{number(x, sign=False)}, {number(y, sign=False)}"
 
 
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))

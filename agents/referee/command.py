@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 import tempfile
 import time
@@ -24,6 +25,7 @@ from ..training.loop import Run
 from .compare import Judgement, judge
 from .conduct import Conducted, Runner, conduct, earlier, plan, rows_of
 from .frontier import frontier_rows
+from .notes import Note
 from .probes import probe
 from .rows import Row, read_rows
 from .suite import NO_MARGIN, Claim, Suite, make_suite, read_suite
@@ -118,7 +120,10 @@ def _kept(files: Sequence[Path], margin: float) -> Compared:
         return Compared(judge(rows, _afterwards(rows, margin), stated=False))
     suite = read_suite(beside)
     said = earlier(beside.parent) if files[0].name == "rows.jsonl" else []
-    notes = [] if not said or said[0]["digest"] == suite.digest else [f"The runs began under another suite: {said[0]}"]
+    text = "The runs began under another suite, {digest}, which claimed: {claim}"
+    other = bool(said) and said[0]["digest"] != suite.digest
+    first = {"digest": said[0]["digest"][:12], "claim": said[0]["claim"]} if other else {}
+    notes: list[str] = [Note("began under another", text, grave=True, **first)] if other else []
     trials = next(iter(_with(files[0], "trials")), None)
     probes = next(iter(_with(files[0], "probes", ".json")), None)
     return _judged(
@@ -209,7 +214,7 @@ def sweep(
         for chosen in itertools.product(*many.values())
     }
     first, *others = arms
-    return make_suite(
+    suite = make_suite(
         {
             "claim": f"A sweep of {', '.join(many)}: does any value differ from {first}?",
             "seeds": seeds,
@@ -222,6 +227,8 @@ def sweep(
         },
         "sweep",
     )
+    words = [*(f"--set {shlex.quote(item)}" for item in swept), f"--seeds {seeds} --preset {base} --measure {measure}"]
+    return replace(suite, command=f"coevo sweep {' '.join(words)} --margin {margin:g}")
 
 
 def pareto(path: Path) -> Suite:

@@ -8,7 +8,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from coevo_env.errors import ConfigError
 
 from . import statistics
 from .measures import find_measure
+from .notes import Note
 from .rows import Row, check_rows
 from .statistics import FEWEST, Interval, Verdict
 from .suite import Claim
@@ -185,7 +186,10 @@ def judge(rows: Sequence[Row], claims: Sequence[Claim], notes: Sequence[str] = (
     found = [(claim, task, difference(fine, claim, task)) for claim in claims for task in tasks]
     pvalues = [one.pvalue for _, _, one in found if one is not None]
     adjusted = iter(statistics.holm(pvalues) if pvalues else [])
-    judged = [_judged(claim, task, one, next(adjusted) if one is not None else 1.0) for claim, task, one in found]
+    judged = [
+        _judged(claim, task, one, next(adjusted) if one is not None else 1.0, len(pvalues))
+        for claim, task, one in found
+    ]
     return Judgement(arms, tasks, cells, judged, failed, list(rows), said, stated)
 
 
@@ -221,15 +225,15 @@ def _by_prompt(ours: Sequence[Row], theirs: Sequence[Row], measure: str) -> np.n
     return None if mine is None or its is None else mine - its
 
 
-def _judged(claim: Claim, task: str, found: Difference | None, adjusted: float) -> Judged:
+def _judged(claim: Claim, task: str, found: Difference | None, adjusted: float, family: int) -> Judged:
     if found is None:
         sentence = f"{claim.better} against {claim.than}: no seed has both runs with {claim.measure}; no verdict."
-        return Judged(claim, task, None, 1.0, 1.0, Verdict("", sentence))
+        return Judged(claim, task, None, 1.0, 1.0, Verdict("", sentence, "few"))
     names = {"ours": claim.better, "theirs": claim.than, "measure": find_measure(claim.measure).title}
-    verdict = statistics.verdict(found.values, claim.margin, adjusted, **names)
+    verdict = statistics.verdict(found.values, claim.margin, adjusted, **names, family=family)
     if claim.equal and verdict.kind:
         kind = {"equivalent": "supported", "supported": "contradicted"}.get(verdict.kind, verdict.kind)
-        verdict = Verdict(kind, verdict.sentence)
+        verdict = replace(verdict, kind=kind)
     powered = None
     if len(found.values) > 1:
         powered = statistics.power(float(np.std(found.values, ddof=1)), claim.margin, len(found.values))
@@ -245,9 +249,11 @@ def _missing(rows: Sequence[Row], arms: Sequence[str], tasks: Sequence[str]) -> 
         for arm, mine in seeds.items():
             if lacking := sorted(every - mine):
                 some = ", ".join(map(str, lacking[:10])) + (", ..." if len(lacking) > 10 else "")
-                said.append(f"{arm} on {task} has no run of seed {some}; differences are of the seeds that both have.")
+                text = "{arm} on {task} has no run of seed {seeds}; differences are of the seeds that both have."
+                said.append(Note("lacking", text, arm=arm, task=task, seeds=some))
         if len(every) < FEWEST:
-            said.append(f"{task} has {len(every)} seeds; under {FEWEST} differences are shown and no verdict is given.")
+            text = "{task} has {count} seeds; under {fewest} differences are shown and no verdict is given."
+            said.append(Note("few", text, task=task, count=len(every), fewest=FEWEST))
     return said
 
 

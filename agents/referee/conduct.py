@@ -25,6 +25,7 @@ from ..launch.executor import Job, Outcome, run_all
 from ..runs.config import Config
 from ..runs.record import read_record
 from .frontier import method_of
+from .notes import Note
 from .rows import Row, row_of, write_rows
 from .suite import Arm, Suite
 from .trials import SPENT, best, row_from, trial_job, trial_row
@@ -184,10 +185,12 @@ def _note_suite(suite: Suite, out: Path) -> list[str]:
     if len(said) == 1:
         return []
     digests = ", ".join(line["digest"][:12] for line in said)
-    return [
-        f"THE SUITE WAS CHANGED after its first run: it has said {len(said)} different things ({digests}). What was "
-        "claimed first: " + str(said[0]["claim"]) + " " + "; ".join(map(str, said[0]["claims"]))
-    ]
+    text = (
+        "THE SUITE WAS CHANGED after its first run: it has said {count} different things ({digests}). What was claimed "
+        "first: {claim} {claims}"
+    )
+    first = {"claim": said[0]["claim"], "claims": "; ".join(map(str, said[0]["claims"]))}
+    return [Note("changed", text, grave=True, count=len(said), digests=digests, **first)]
 
 
 SUITES = "suites.jsonl"

@@ -21,6 +21,7 @@ from ..runs.door import Misfit, plain_json
 from ..runs.record import Record
 from ..runs.schema import ByPrompt, Count, Measured, Name, Number, Numbers, Part, Sample, Text, misfit
 from .measures import curves, measured
+from .notes import Note
 
 __all__ = ["Row", "check_rows", "read_rows", "row_of", "write_rows"]
 
@@ -205,15 +206,23 @@ def check_rows(rows: Sequence[Row]) -> list[str]:
             _check_same_task(fine[0], row)
         commits = sorted({str(row.provenance.get("git_commit")) for row in fine})
         if len(commits) > 1:
-            notes.append(f"Runs of {task} were made by different commits of the package: {', '.join(commits)}.")
+            text = "Runs of {task} were made by different commits of the package: {commits}."
+            notes.append(Note("commits", text, task=task, commits=", ".join(commits)))
         for library in ("torch", "transformers", "numpy", "coevo-env"):
-            versions = sorted({str(row.provenance.get("versions", {}).get(library)) for row in fine})
+            versions = sorted({str(_versions(row).get(library)) for row in fine})
             if len(versions) > 1:
-                notes.append(f"Runs of {task} were made with different versions of {library}: {', '.join(versions)}.")
+                text = "Runs of {task} were made with different versions of {library}: {versions}."
+                notes.append(Note("versions", text, task=task, library=library, versions=", ".join(versions)))
         platforms = sorted({str(row.provenance.get("platform")) for row in fine})
         if len(platforms) > 1:
-            notes.append(f"Runs of {task} were made on different platforms; their times do not compare.")
+            text = "Runs of {task} were made on different platforms; their times do not compare."
+            notes.append(Note("platforms", text, task=task))
     return notes
+
+
+def _versions(row: Row) -> Mapping[str, Any]:
+    found = row.provenance.get("versions")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _check_same_task(one: Row, other: Row) -> None:

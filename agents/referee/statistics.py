@@ -203,21 +203,25 @@ def equivalence(differences: Values, margin: float) -> float:
 
 def power(deviation: float, effect: float, seeds: int, level: float = 0.05) -> float:
     """How likely `seeds` paired differences with that standard deviation show a true mean of
-    `effect`, by the t-test."""
-    if seeds < 2:
+    `effect`, by the t-test; 0 where they are so few that `sign_flip` cannot reach the level."""
+    if seeds < 2 or 2.0 ** (1 - seeds) > level:
         return 0.0
     if deviation == 0:
         return 1.0
     tests = _statsmodels("stats.power").TTestPower()
-    return float(tests.power(abs(effect) / deviation, seeds, level))
+    found = float(tests.power(abs(effect) / deviation, seeds, level))
+    if math.isnan(found) and abs(effect) * math.sqrt(seeds) > 10 * deviation:
+        return 1.0  # the non-central distribution has no numbers that far out
+    return found
 
 
 def seeds_needed(deviation: float, effect: float, wanted: float = 0.8, level: float = 0.05) -> int:
-    """The fewest seeds with that power; at least 2."""
-    for seeds in range(2, 100_000):
-        if power(deviation, effect, seeds, level) >= wanted:
-            return seeds
-    return 100_000
+    """The fewest seeds with that power, at least 2 and at most 100,000."""
+    low, high = 1, 100_000  # too few, and enough or as many as are looked at
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(deviation, effect, middle, level) >= wanted else (middle, high)
+    return high
 
 
 @dataclass(frozen=True)
@@ -227,13 +231,19 @@ class Verdict:
     Attributes:
         kind: "supported", "contradicted", "equivalent", "undecided", or "" under `FEWEST` seeds.
         sentence: The same in words.
+        seen: What was seen, whatever was claimed: "better", "worse", "equal", "undecided" or "few".
+        needed: Seeds that would show a difference of the margin, where it is undecided.
     """
 
     kind: str
     sentence: str
+    seen: str = ""
+    needed: int | None = None
 
 
-def verdict(differences: Values, margin: float, adjusted: float, *, ours: str, theirs: str, measure: str) -> Verdict:
+def verdict(
+    differences: Values, margin: float, adjusted: float, *, ours: str, theirs: str, measure: str, family: int = 1
+) -> Verdict:
     """The verdict on "`ours` is better than `theirs`".
 
     "Equivalent" comes first: a difference that is surely smaller than what matters is no support,
@@ -244,26 +254,25 @@ def verdict(differences: Values, margin: float, adjusted: float, *, ours: str, t
         margin: The smallest difference that matters.
         adjusted: The p-value of `sign_flip` after `holm`.
         ours, theirs, measure: Names for the sentence.
+        family: How many claims `holm` was told of, for the seeds that would be needed.
     """
     values = _finite(differences)
     found, count = interval(values), len(values)
     seen = f"{measure} differs by {found} over {count} seed{'s' * (count != 1)}"
     if count < FEWEST:
-        return Verdict("", f"{ours} against {theirs}: {seen}; no verdict under {FEWEST} seeds.")
+        return Verdict("", f"{ours} against {theirs}: {seen}; no verdict under {FEWEST} seeds.", "few")
     if equivalence(values, margin) <= 0.05:
-        return Verdict(
-            "equivalent", f"{ours} and {theirs} are about equal: {seen}, less than the margin of {margin:g}."
-        )
+        sentence = f"{ours} and {theirs} are about equal: {seen}, less than the margin of {margin:g}."
+        return Verdict("equivalent", sentence, "equal")
     if adjusted <= 0.05 and found.estimate > 0:
-        return Verdict("supported", f"{ours} is better than {theirs}: {seen} (p = {adjusted:.3g}).")
+        return Verdict("supported", f"{ours} is better than {theirs}: {seen} (p = {adjusted:.3g}).", "better")
     if adjusted <= 0.05:
-        return Verdict("contradicted", f"{ours} is worse than {theirs}: {seen} (p = {adjusted:.3g}).")
-    needed = seeds_needed(float(values.std(ddof=1)), margin)
-    return Verdict(
-        "undecided",
-        f"{ours} against {theirs} is undecided: {seen} (p = {adjusted:.3g}). To see a difference of {margin:g}, about "
-        f"{needed} seeds are needed.",
-    )
+        return Verdict("contradicted", f"{ours} is worse than {theirs}: {seen} (p = {adjusted:.3g}).", "worse")
+    needed = seeds_needed(float(values.std(ddof=1)), margin, level=0.05 / family)
+    sentence = f"{ours} against {theirs} is undecided: {seen} (p = {adjusted:.3g})."
+    if needed > count:
+        sentence += f" To see a difference of {margin:g}, about {needed} seeds are needed."
+    return Verdict("undecided", sentence, "undecided", needed)
 
 
 def _finite(values: Any) -> np.ndarray:

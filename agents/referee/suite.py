@@ -141,6 +141,7 @@ class Suite:
         preset: From which they depart.
         frontier: How curves are drawn, where arms are curves; each arm stands for several then.
         digest: SHA-256 of what the file says.
+        command: What carries it out.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Suite:
     preset: str = "default"
     frontier: Frontier | None = None
     digest: str = ""
+    command: str = ""
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
@@ -201,7 +203,8 @@ def read_suite(path: str | Path) -> Suite:
         ConfigError: It cannot be read, or says something that cannot be run.
     """
     path = Path(path)
-    return make_suite(read_nested(path), path.stem)
+    suite = make_suite(read_nested(path), path.stem)
+    return replace(suite, command=f"coevo {'pareto' if suite.frontier else 'compare'} {path.name}")
 
 
 def make_suite(data: Mapping[str, Any], name: str) -> Suite:

@@ -83,7 +83,15 @@ def test_power_is_that_of_a_simulated_t_test():
     assert power(0.5, 0.4, 12) == pytest.approx((stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean(), abs=0.01)
     needed = seeds_needed(0.5, 0.4)
     assert power(0.5, 0.4, needed) >= 0.8 > power(0.5, 0.4, needed - 1)
-    assert (power(0.5, 0.4, 1), power(0.0, 0.4, 2)) == (0.0, 1.0)
+    assert (power(0.5, 0.4, 1), power(0.0, 0.4, 6)) == (0.0, 1.0)
+
+
+def test_seeds_that_cannot_reach_the_level_have_no_power():
+    """Five signs have 32 orders: no p-value is below 2 / 32, however large a difference is."""
+    assert sign_flip([9.0, 9.1, 9.2, 9.3, 9.4]) == 2 / 32
+    assert (power(0.1, 9.0, 5), power(0.1, 9.0, 6)) == (0.0, pytest.approx(1.0))
+    assert (seeds_needed(0.1, 9.0), seeds_needed(0.1, 9.0, level=0.05 / 7)) == (6, 9)  # 2^-8 < 0.05 / 7 < 2^-7
+    assert seeds_needed(1.0, 1e-9) == 100_000  # and not after as many steps
 
 
 # ---------------------------------------------------------------- by simulation
