@@ -27,6 +27,7 @@ STREAMS = {
     "matchmaking": 11,
     "role_bandit": 12,
     "strangers": 13,
+    "budgets": 14,
 }
 """Purposes that draw random numbers. A number, once given, is never given to another purpose:
 replays depend on it."""

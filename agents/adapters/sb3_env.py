@@ -302,7 +302,7 @@ class CoevoVecEnv(VecEnv):
     def _play_partners(self, games: Sequence[_Row]) -> None:
         """Plays until it is the learner's turn, or the end, in each of the rows: per pass one
         `generate` for each policy that is waited for."""
-        rules = self.rules
+        rules, budget = self.rules, self.rules.max_new_tokens
         while waiting := [game for game in games if game.actor not in (self._learner, -1)]:
             groups: dict[int, list[_Row]] = {}
             for game in waiting:
@@ -311,19 +311,21 @@ class CoevoVecEnv(VecEnv):
                 policy = self._partners[group[0].actor]
                 turns = [game.current for game in group]
                 noise = [
-                    uniforms(rules.seed, [game.number], turn.seat, rules.max_new_tokens)
+                    uniforms(rules.seed, [game.number], turn.seat, budget)
                     for game, turn in zip(group, turns, strict=True)
                 ]
                 drawn = policy.generate(
-                    [turn.context for turn in turns], rules.max_new_tokens, rules.sampling, np.concatenate(noise)
+                    [turn.context for turn in turns], budget, rules.sampling, np.concatenate(noise)
                 )
                 if len(drawn.tokens) != len(group) or len(drawn.lengths) != len(group):
                     raise ConfigError(
                         f"{type(policy).__name__}.generate returned {len(drawn.tokens)} turns for {len(group)} "
                         "contexts; expected one for each."
                     )
-                for game, tokens, length in zip(group, drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True):
-                    game.take(tokens[:length])
+                for game, turn, tokens, length in zip(
+                    group, turns, drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True
+                ):
+                    game.take(tokens[: min(length, turn.budget)])
 
     def _ref_logprobs(self, tokens: np.ndarray) -> list[float | None]:
         """log pi_ref of the learner's next token in each row; None with KL off."""

@@ -188,8 +188,8 @@ KEYS = (
     "frontier",
 )
 SAME = (
-    *("model", "task", "task_options", "kl", "temperature", "max_new_tokens", "min_new_tokens", "max_context"),
-    *("chat", "eval_prompts", "eval_draws"),
+    *("model", "task", "task_options", "kl", "temperature", "max_new_tokens", "max_new_tokens_low", "min_new_tokens"),
+    *("max_context", "chat", "eval_prompts", "eval_draws"),
 )
 """Settings, or groups of them, that all arms share."""
 SAME_LEAVES = ("clip", "max_grad_norm", "value_clip")

@@ -41,7 +41,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("exchange_every", "eval_every", "save_every", "threads", "seed"),
-    *("max_new_tokens", "max_context", "mixing_anneal"),
+    *("max_new_tokens", "max_new_tokens_low", "max_context", "mixing_anneal"),
 )
 """Settings that are whole numbers of at least 1, and of at least 0."""
 
@@ -53,6 +53,7 @@ MOST = {
     "eval_draws": (10**4, "they are answered at once"),
     "iterations": (10**9, "one a second would take 30 years"),
     "max_new_tokens": (10**6, "a turn is in memory at once"),
+    "max_new_tokens_low": (10**6, "a turn is in memory at once"),
     "max_context": (10**7, "a context is in memory at once"),
     "threads": (4096, "more than machines have"),
     "seed": (2**63 - 1, "random numbers are keyed by it, below 2**63"),
@@ -95,6 +96,8 @@ class Config:
             RLOO and GRPO need at least 2.
         max_new_tokens, min_new_tokens, max_context: Override the task's; 0 keeps them (-1 for
             min_new_tokens).
+        max_new_tokens_low: In training the token budget of each batch and seat is drawn, uniformly
+            from this to max_new_tokens; 0 draws none.
         chat: Whether contexts are rendered as messages by the model's chat template: true, false,
             or "auto", where it has one.
         temperature: Of sampling, scoring and the reference.
@@ -153,6 +156,7 @@ class Config:
     mixing_anneal: int = 0
     group_size: int = 1
     max_new_tokens: int = 0
+    max_new_tokens_low: int = 0
     min_new_tokens: int = -1
     max_context: int = 0
     chat: bool | str = False
@@ -357,7 +361,7 @@ class Config:
 
         Args:
             control: False for a game that shows or measures what agents make of each other's texts:
-                a control of what they read in training is not played there.
+                a control of what they read in training is not played there, and no budget is drawn.
         """
         options: dict[str, Any] = {
             "num_agents": self.num_agents,
@@ -378,6 +382,8 @@ class Config:
             options["max_new_tokens"] = self.max_new_tokens
         if self.min_new_tokens >= 0:
             options["min_new_tokens"] = self.min_new_tokens
+        if self.max_new_tokens_low and control:
+            options.update(max_new_tokens_low=self.max_new_tokens_low, budget_every=self.batch_size)
         if self.max_context:
             options["max_context"] = self.max_context
         return options

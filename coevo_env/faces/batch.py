@@ -88,6 +88,8 @@ class BatchEnv:
             )
         if rules.context == "shuffled" and rules.num_agents > 1:
             check_strangers(rules.prompts, self.batch_size, rules.group_size)
+        if rules.budgets.every % self.batch_size:
+            rules.budgets.check_batch(rules.budgets.every // self.batch_size * self.batch_size, self.batch_size)
         self.rules, self.reference = rules, reference
         self.agents = agent_names(rules.num_agents, agent_ids)
         self.controllers = [klmod.make_controller(rules.kl) for _ in self.agents]
@@ -97,7 +99,9 @@ class BatchEnv:
     def reset(self, episode: int | None = None) -> None:
         """Starts the batch of episodes `episode, ..., episode + B - 1`; by default those after the
         current ones."""
-        self.episode = self.episode + self.batch_size if episode is None else whole("episode", episode, 0)
+        first = self.episode + self.batch_size if episode is None else whole("episode", episode, 0)
+        self.rules.budgets.check_batch(first, self.batch_size)
+        self.episode = first
         self.episodes = [self.rules.start(self.episode + row) for row in range(self.batch_size)]
         self.scores: Scores | None = None
         self._records: list[TurnRecord] = []
@@ -125,7 +129,7 @@ class BatchEnv:
             np.array([turn.agent for turn in turns]),
             np.arange(self.episode, self.episode + self.batch_size),
             [turn.context for turn in turns],
-            self.rules.max_new_tokens,
+            turns[0].budget,  # of all rows, see `Budgets.check_batch`
             self.rules.sampling,
             self.rules.seed,
         )
@@ -142,7 +146,7 @@ class BatchEnv:
             np.array([episode.turns[seat].agent for episode in self.episodes]),
             np.arange(self.episode, self.episode + self.batch_size),
             [episode.turns[0].context for episode in self.episodes],
-            self.rules.max_new_tokens,
+            self.episodes[0].turns[0].budget,
             self.rules.sampling,
             self.rules.seed,
         )

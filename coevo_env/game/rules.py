@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import ConfigError, real, unknown_name, whole
 from ..rng import rng
+from .budgets import Budgets
 from .kl import KLConfig
 from .mixing import mixing_matrix
 from .roles import RoleSchedule, make_schedule
@@ -37,6 +38,7 @@ class Turn:
     Attributes:
         seat: Order of play, 0 is the pioneer.
         agent: Index of the agent in this seat.
+        budget: Tokens that it may have.
         context: Ids the agent conditions on; [] while it has to hear something first.
         tokens: Ids emitted so far, EOS included.
         done: Whether EOS or the token budget ended the turn.
@@ -44,10 +46,10 @@ class Turn:
         text: The decoded response, once done.
     """
 
-    __slots__ = ("agent", "context", "cut", "done", "seat", "text", "tokens")
+    __slots__ = ("agent", "budget", "context", "cut", "done", "seat", "text", "tokens")
 
-    def __init__(self, seat: int, agent: int, context: list[int]):
-        self.seat, self.agent, self.context = seat, agent, context
+    def __init__(self, seat: int, agent: int, context: list[int], budget: int):
+        self.seat, self.agent, self.context, self.budget = seat, agent, context, budget
         self.tokens: list[int] = []
         self.done = self.cut = False
         self.text = ""
@@ -76,6 +78,8 @@ class Rules:
         split: "train", "validation" or "test".
         max_new_tokens, min_new_tokens, max_context: Override the task's; max_new_tokens is the
             token budget of a turn.
+        max_new_tokens_low, budget_every: With a low end, the budgets of the turns of `budget_every`
+            episodes in a row are drawn, uniformly from it to max_new_tokens, one for each seat.
         temperature: Of behaviour and reference policies alike.
         banned: Ids that are never legal.
 
@@ -101,6 +105,8 @@ class Rules:
         max_new_tokens: int | None = None,
         min_new_tokens: int | None = None,
         max_context: int | None = None,
+        max_new_tokens_low: int | None = None,
+        budget_every: int = 1,
         temperature: float = 1.0,
         banned: Sequence[int] = (),
     ):
@@ -131,6 +137,8 @@ class Rules:
         decode = tokenizer.decode
         self._continues = hasattr(decode, "__code__") and "context" in signature(decode).parameters
         self.sampling = self._sampling(min_new_tokens, temperature, banned)
+        low = self.max_new_tokens if max_new_tokens_low is None else max_new_tokens_low
+        self.budgets = Budgets(self.max_new_tokens, low, budget_every, self.sampling.min_new_tokens)
         self.terms = {name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.rewards.items()}
         self.joint_terms = {
             name: value if isinstance(value, tuple) else (1.0, value) for name, value in task.joint_rewards.items()
@@ -366,13 +374,13 @@ class Episode:
         turn = self.turns[-1]
         turn.tokens.append(token)
         ended = token in self.rules.eos_ids
-        if not ended and len(turn.tokens) < self.rules.max_new_tokens:
+        if not ended and len(turn.tokens) < turn.budget:
             return False
         self._end(turn, cut=not ended)
         return True
 
     def take(self, tokens: list[int]) -> None:
-        """Plays a whole turn: 1 to max_new_tokens ids, of which only the last may be EOS, and is
+        """Plays a whole turn: 1 to `budget` ids, of which only the last may be EOS, and is
         unless the budget is full.
 
         Raises:
@@ -384,13 +392,13 @@ class Episode:
         if (
             turn.tokens
             or self.done
-            or not 0 < length <= rules.max_new_tokens
-            or not (ended or length == rules.max_new_tokens)
+            or not 0 < length <= turn.budget
+            or not (ended or length == turn.budget)
         ):
             raise ConfigError(
                 f"episode {self.index}, seat {turn.seat}: got a turn of {length} "
                 f"tokens{'' if ended else ' without EOS'}; expected 1 to "
-                f"{rules.max_new_tokens} tokens that end with EOS ({_list(eos)}) or fill the budget, at the start of a "
+                f"{turn.budget} tokens that end with EOS ({_list(eos)}) or fill the budget, at the start of a "
                 "turn."
             )
         if not rules._ends.isdisjoint(tokens[:-1]) or min(tokens) < 0 or max(tokens) >= rules.vocab_size:
@@ -420,7 +428,7 @@ class Episode:
     def rewind(self, seat: int) -> None:
         """Goes back to the start of a turn that was begun, as if nothing had been played since."""
         turn = self.turns[seat]
-        self.turns = [*self.turns[:seat], Turn(seat, turn.agent, turn.context)]
+        self.turns = [*self.turns[:seat], Turn(seat, turn.agent, turn.context, turn.budget)]
         self.done = False
 
     def _begin(self) -> None:
@@ -428,7 +436,7 @@ class Episode:
         context: list[int] = []
         if not seat or rules.context not in HEARD:
             context = rules.turn_context(self.prompt_index, self.prompt, [turn.text for turn in self.turns])
-        self.turns.append(Turn(seat, self.seats[seat], context))
+        self.turns.append(Turn(seat, self.seats[seat], context, rules.budgets.of(rules.seed, self.index, seat)))
 
     def _end(self, turn: Turn, cut: bool) -> None:
         turn.done, turn.cut, turn.text = True, cut, self.rules.text(turn.tokens, turn.context)

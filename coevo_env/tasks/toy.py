@@ -139,8 +139,16 @@ def responses(rules: Rules) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         tokens, int64 of shape (R, T), EOS behind the end; lengths, int64 of shape (R,), EOS
         included.
+
+    Raises:
+        ConfigError: They are too many, or the budget is drawn anew for each batch.
     """
     eos, budget = rules.eos_id, rules.max_new_tokens
+    if rules.budgets.drawn:
+        raise ConfigError(
+            f"max_new_tokens_low={rules.budgets.least}: the budget of a turn is drawn, so there is no one set of "
+            "responses to write down. Leave it out."
+        )
     if rules.vocab_size**budget > MAX_RESPONSES:
         raise ConfigError(
             f"{rules.vocab_size}^{budget} responses are too many to write down; expected at most {MAX_RESPONSES}."
