@@ -314,9 +314,7 @@ class CoevoVecEnv(VecEnv):
                     uniforms(rules.seed, [game.number], turn.seat, budget)
                     for game, turn in zip(group, turns, strict=True)
                 ]
-                drawn = policy.generate(
-                    [turn.context for turn in turns], budget, rules.sampling, np.concatenate(noise)
-                )
+                drawn = policy.generate([turn.context for turn in turns], budget, rules.sampling, np.concatenate(noise))
                 if len(drawn.tokens) != len(group) or len(drawn.lengths) != len(group):
                     raise ConfigError(
                         f"{type(policy).__name__}.generate returned {len(drawn.tokens)} turns for {len(group)} "

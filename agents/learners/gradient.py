@@ -264,7 +264,7 @@ class GradientLearner(ABC):
             order = self._order(rollout, epoch)
             for start in range(0, size, step):
                 stats = self._step(batch, order[start : start + step])
-                steps += 1
+                steps += not stats.get("skipped", 0.0)
                 for name, value in stats.items():
                     totals.setdefault(name, []).append(value)
                 stopped = settings.target_kl > 0 and stats["approx_kl"] > 1.5 * settings.target_kl

@@ -389,12 +389,7 @@ class Episode:
         rules, length, eos = self.rules, len(tokens), self.rules.eos_ids
         turn = self.turns[-1]
         ended = length > 0 and tokens[-1] in eos
-        if (
-            turn.tokens
-            or self.done
-            or not 0 < length <= turn.budget
-            or not (ended or length == turn.budget)
-        ):
+        if turn.tokens or self.done or not 0 < length <= turn.budget or not (ended or length == turn.budget):
             raise ConfigError(
                 f"episode {self.index}, seat {turn.seat}: got a turn of {length} "
                 f"tokens{'' if ended else ' without EOS'}; expected 1 to "

@@ -1,4 +1,4 @@
-"""Token budgets that are drawn: within their bounds, uniformly, and as a function of the episode."""
+"""Token budgets that are drawn: within their bounds, uniformly, a function of the episode."""
 
 from __future__ import annotations
 

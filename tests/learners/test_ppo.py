@@ -261,6 +261,7 @@ def test_a_minibatch_whose_mean_ratio_is_over_the_threshold_moves_nothing(micro)
     mean = 1 + 19 * share  # by hand: a share of the tokens has the ratio 20, the others 1
     metrics, moved, learner, _ = updated(mean - 0.01, 20)
     assert (metrics["skipped"], moved) == (1, False) and not learner.optimizer.state
+    assert metrics["steps"] == 0 and plain.updates == learner.updates == 1
     assert metrics["ratio_mean"] == pytest.approx(mean, rel=1e-4)
     metrics, moved, learner, _ = updated(mean + 0.01, 20)
     assert (metrics["skipped"], moved) == (0, True)
