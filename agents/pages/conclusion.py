@@ -13,7 +13,7 @@ from statistics import fmean
 from ..referee.compare import Cell as Values
 from ..referee.compare import Difference, Judged
 from ..referee.suite import NO_MARGIN
-from .parts import Cell, Context, Line, Section, Table, about, brief, stacked
+from .parts import Cell, Context, Line, Section, Table, about, brief, counted, stacked
 from .report import flatten
 
 __all__ = ["differed", "differences", "failed", "notes", "reached", "verdicts"]
@@ -119,8 +119,8 @@ def _spent(of: Context, arm: str, by: str) -> str:
         if not values:
             continue
         low, high = min(values), max(values)
-        mean = brief(fmean(values))
-        told.append((mean if low == high else f"{mean} ({brief(low)}–{brief(high)})") + of.on(task))
+        mean = counted(fmean(values))
+        told.append((mean if low == high else f"{mean} ({counted(low)}–{counted(high)})") + of.on(task))
     return ", ".join(told)
 
 

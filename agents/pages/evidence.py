@@ -14,7 +14,7 @@ from ..referee.measures import find_measure
 from ..referee.rows import Row
 from ..referee.statistics import band
 from .charts import Points
-from .parts import Cell, Chart, Context, Line, Section, Table, brief
+from .parts import Cell, Chart, Context, Line, Section, Table, brief, counted
 
 __all__ = ["answers", "collapse", "cost", "curves", "frontier", "probed", "provenance", "tried"]
 
@@ -156,7 +156,7 @@ def collapse(of: Context) -> Section | None:
         return Section(of.say("collapse"), [Line(of.say("collapse none", count=len(of.runs)))])
     keys = ("arm", "collapsed runs", "which", "alarms", "which")
     keep = [i for i in range(5) if i != 4 or any(row[4] for row in rows)]
-    table = Table([of.say(keys[i]) for i in keep], [[row[i] for i in keep] for row in rows], texts=True)
+    table = Table([of.say(keys[i]) for i in keep], [[row[i] for i in keep] for row in rows], texts=True, solid=True)
     return Section(of.say("collapse"), [Line(of.say("collapse note"))], [table])
 
 
@@ -193,7 +193,7 @@ def cost(of: Context, price: float, trials: Sequence[Row]) -> Section | None:
             if not mine:
                 continue
             found = [[m[name] for m in mine if name in m] for name in known]
-            cells = [_count(fmean(values)) if values else "–" for values in found]
+            cells = [counted(fmean(values)) if values else "–" for values in found]
             rows.append([arm + of.on(task), *cells, str(len(mine))])
             if times := [m["cpu_s"] for m in mine if "cpu_s" in m]:
                 hours = fmean(times) / 3600
@@ -217,11 +217,6 @@ def _hours(of: Context, hours: float, price: float) -> tuple[str, ...]:
         shown = of.say("hours", hours=f"{hours:.3g}" if hours < 1000 else f"{hours:,.0f}")
     money = hours * price
     return (shown, of.say("money", price=f"{money:,.2f}" if money >= 0.1 else f"{money:.2g}")) if price else (shown,)
-
-
-def _count(value: float) -> str:
-    """A number that is often a whole one."""
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e6 else brief(value)
 
 
 # ---------------------------------------------------------------- what the reward is worth

@@ -22,7 +22,7 @@ from ..referee.suite import Suite
 from .charts import Points
 from .words import measure_title, measure_unit, note_text, phrase
 
-__all__ = ["Cell", "Chart", "Context", "Line", "Section", "Table", "about", "brief", "cleaned", "stacked"]
+__all__ = ["Cell", "Chart", "Context", "Line", "Section", "Table", "about", "brief", "cleaned", "counted", "stacked"]
 
 Cell = str | tuple[str, ...]
 """A text, or the main text and smaller ones below it."""
@@ -46,6 +46,7 @@ class Table:
         caption: Above it.
         texts: Whether its cells are prose.
         fold: Whether it is for looking up: a page shows it when it is asked for.
+        solid: Whether its small print keeps its line, all signs of one width.
     """
 
     head: Sequence[str]
@@ -53,6 +54,7 @@ class Table:
     caption: str = ""
     texts: bool = False
     fold: bool = False
+    solid: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,15 @@ def brief(value: float | None, sign: bool = False) -> str:
         return number(value, sign=sign)
     text = f"{abs(value):.2e}".replace("e+0", "e").replace("e+", "e")
     return ("−" if value < 0 else "+" if sign else "") + text
+
+
+def counted(value: float) -> str:
+    """A number that is often a whole one.
+
+    >>> counted(96.0), counted(0.5)
+    ('96', '0.500')
+    """
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e6 else brief(value)
 
 
 def stacked(found: Interval | None, sign: bool = False) -> Cell:

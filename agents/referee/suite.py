@@ -137,11 +137,9 @@ class Suite:
             says otherwise.
         claims: What is to be judged, all of one family.
         match, tuning: See there.
-        settings: Of every run, by dotted name.
-        preset: From which they depart.
+        settings, preset: Of every run, by dotted name; from which preset they depart.
         frontier: How curves are drawn, where arms are curves; each arm stands for several then.
-        digest: SHA-256 of what the file says.
-        command: What carries it out.
+        digest, command: SHA-256 of what the file says; what carries it out.
     """
 
     name: str
@@ -203,8 +201,7 @@ def read_suite(path: str | Path) -> Suite:
         ConfigError: It cannot be read, or says something that cannot be run.
     """
     path = Path(path)
-    suite = make_suite(read_nested(path), path.stem)
-    return replace(suite, command=f"coevo {'pareto' if suite.frontier else 'compare'} {path.name}")
+    return replace(make_suite(read_nested(path), path.stem), command=f"coevo compare {path.name}")
 
 
 def make_suite(data: Mapping[str, Any], name: str) -> Suite:

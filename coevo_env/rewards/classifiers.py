@@ -61,7 +61,7 @@ def classifier_reward(
     Source: Ma et al., NeurIPS 2024, section 4.1 (logit of the positive class).
     """
     _check_output(output)
-    whole("batch_size of classifier_reward", batch_size, 1)
+    whole("batch_size", batch_size, 1)
 
     @functools.cache
     def load() -> tuple[Any, Any, int, int]:

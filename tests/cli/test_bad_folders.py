@@ -66,7 +66,9 @@ def test_resuming_what_is_no_run(refused, here, model):
     assert "is no run folder: it has no config.json" in refused("train", "--resume", here / "nothing")
     assert "is no run folder" in refused("train", "--resume", here / "my_tasks.py")
     train(config(model, iterations=1), here / "run")
-    assert "only --iterations can be given besides" in refused("train", "--resume", here / "run", "--set", "kl.beta=1")
+    assert "only --iterations and --stop-on can be given besides" in refused(
+        "train", "--resume", here / "run", "--set", "kl.beta=1"
+    )
     assert "only --iterations" in refused("train", "--resume", here / "run", "--out", here / "other")
     train(config(model, iterations=2), here / "longer")
     assert "is at iteration 2; expected iterations >= that, got 1" in refused(

@@ -207,7 +207,7 @@ def known(call: Call, whole: Path, right: dict[str, str], monkeypatch) -> dict[s
 # ---------------------------------------------------------------- the tables
 AGENT = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 RUN_FILES = (
-    *("config.json", "metrics.jsonl", "transcripts.jsonl", "summary.json", "tensorboard/events*"),
+    *("config.json", "metrics.jsonl", "transcripts.jsonl", "alarms.jsonl", "summary.json", "tensorboard/events*"),
     *(f"checkpoints/000002/{name}" for name in ("llm1.safetensors", "state.json", "manifest.json")),
     *(f"agents/llm1/{name}" for name in (*AGENT, "value_head.safetensors")),
     *(f"initial/{name}" for name in (*AGENT, ".made-by-coevo-train")),

@@ -441,4 +441,4 @@ def test_a_cell_that_was_left_empty_is_no_answer(tmp_path, reward):
 def test_lines_end_as_any_system_ends_them(lines, end):
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         Path(file.name).write_bytes(end.join(lines).encode())
-        assert [row["prompt"] for row in read_file(file.name)] == lines
+        assert [row["prompt"] for row in read_file(Path(file.name))] == lines
