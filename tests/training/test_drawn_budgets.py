@@ -24,7 +24,6 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize(
     "options",
     [
-        {"exchange_every": 0},
         {"context": "own", "num_agents": 3, "weights": "lora"},
         {"learner": "grpo", "group_size": 4, "kl__estimator": "full"},
         {"agents__llm2__learner": "best_of_n"},
@@ -32,10 +31,10 @@ def model(tmp_path_factory):
     ids=lambda options: ",".join(map(str, options.values())),
 )
 def test_a_resumed_run_draws_what_the_uninterrupted_one_drew(model, tmp_path, options):
-    settings = config(model, iterations=4, **DRAWN, **options)
+    settings = config(model, iterations=3, eval_every=0, **DRAWN, **options)
     train(settings, tmp_path / "straight")
     run = Run(settings, tmp_path / "interrupted")
-    for _ in range(3):
+    for _ in range(2):
         run.iterate()
     run.save()
     run.log.close()

@@ -51,6 +51,7 @@ GAMES = [
     {"num_agents": 3, "kl": "off", "roles": "rotation", "context": "previous", "mask": "info"},
     {"num_agents": 2, "kl": "off", "mask": "none", "token_dtype": "float32"},
     {"num_agents": 2, "kl": "off", "attention_mask": True, "temperature": 0.7},
+    {"num_agents": 2, "kl": "reference", "max_new_tokens": 5, "max_new_tokens_low": 2},
 ]
 
 
