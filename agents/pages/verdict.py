@@ -242,4 +242,6 @@ def _print(console: Console, table: Table, colors: Mapping[str, int]) -> None:
         console.print(Text(row[0], color or "bold"))
         for name, cell in zip(head[1:], row[1:], strict=True):
             if cell:
-                console.print(Padding(Text.assemble((f"{name}: " if name else "", "dim"), cell), (0, 0, 0, 2)))
+                console.print(
+                    Padding(Text.assemble((f"{name}: " if name else "", "dim"), cell), (0, 0, 0, 2), expand=False)
+                )

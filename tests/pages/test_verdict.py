@@ -85,6 +85,7 @@ def test_the_verdict_comes_first_at_any_width(width, lang):
     assert first in flat(text)
     assert flat(text).index(first) < 200
     assert max(len(line) for line in text.splitlines()) <= width
+    assert not re.search(r"^  n: 8 +$", text, re.MULTILINE)  # lines of lists are not filled up
 
 
 CASES = {
