@@ -276,7 +276,7 @@ def _out_of_reach(seeds: Sequence[int]) -> list[str]:
         "For {count} of {claims} claims no difference could have been shown, however large: with {seeds} seeds p is "
         "never under {least} (Holm's correction for all claims). At least {needed} seeds are needed."
     )
-    values = {"seeds": min(count for count, _ in lost), "least": f"{min(p for _, p in lost):.3g}", "needed": needed}
+    values = {"seeds": max(count for count, _ in lost), "least": f"{min(p for _, p in lost):.3g}", "needed": needed}
     return [Note("out of reach", text, grave=True, count=len(lost), claims=len(seeds), **values)]
 
 
