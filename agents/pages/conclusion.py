@@ -12,6 +12,7 @@ from statistics import fmean
 
 from ..referee.compare import Cell as Values
 from ..referee.compare import Difference, Judged
+from ..referee.measures import find_measure
 from ..referee.suite import NO_MARGIN
 from .parts import Cell, Context, Line, Section, Table, about, brief, counted, stacked
 from .report import flatten
@@ -54,6 +55,8 @@ def sentence(of: Context, judged: Judged) -> str:
     count = len(found.values)
     values.update(difference=about(found.mean, sign=True), count=count, p=f"{judged.adjusted:.3g}")
     said += of.say(f"seen {seen}" if (seen, claim.margin > NO_MARGIN) != ("equal", False) else "seen same", **values)
+    if found.mean.estimate and not find_measure(claim.measure).higher:  # signs are turned, so that + is better
+        said += of.say("lower" if found.mean.estimate > 0 else "higher", ours=claim.better)
     if judged.verdict.needed is not None and claim.margin > NO_MARGIN:
         needed = judged.verdict.needed
         said += of.say("needed" if needed > count else "enough", needed=needed, **values)

@@ -202,7 +202,7 @@ def cost(of: Context, price: float, trials: Sequence[Row]) -> Section | None:
     spent = sum(row.measures.get("cpu_s", 0.0) for row in (*of.runs, *trials)) / 3600
     if spent:
         count = len(of.runs) + len(trials)
-        notes.append(Line(of.say("all spent", count=count, hours=" ".join(_hours(of, spent, price)))))
+        notes.append(Line(of.say("all spent", count=count, spent=of.listed(_hours(of, spent, price)))))
     tables = [Table([of.say("arm"), *map(of.with_unit, known), "n"], rows)]
     if larger:
         head = [of.say("arm"), *(of.say("as large", factor=factor) for factor in LARGER)]
@@ -309,7 +309,7 @@ def tried(of: Context, trials: Sequence[Row]) -> Section | None:
         is_it = taken.get((arm.rpartition(" #")[0], task)) == mine[0].chosen
         rows.append([arm + of.on(task), told, score, str(len(mine)), of.say("taken") if is_it else ""])
     head = [of.say("arm"), of.say("settings"), of.measure(measure), "n", ""]
-    way = of.say("higher" if find_measure(measure).higher else "lower")
+    way = of.say("highest" if find_measure(measure).higher else "lowest")
     return Section(of.say("tried"), [Line(of.say("tried note", way=way))], [Table(head, rows, texts=True)])
 
 

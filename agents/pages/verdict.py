@@ -14,7 +14,6 @@ from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console, Group
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -242,4 +241,11 @@ def _print(console: Console, table: Table, colors: Mapping[str, int]) -> None:
         console.print(Text(row[0], color or "bold"))
         for name, cell in zip(head[1:], row[1:], strict=True):
             if cell:
-                console.print(Padding(Text.assemble((f"{name}: " if name else "", "dim"), cell), (0, 0, 0, 2)))
+                _print_below(console, Text.assemble((f"{name}: " if name else "", "dim"), cell))
+
+
+def _print_below(console: Console, text: Text) -> None:
+    """A text under a heading, each of its lines as long as what it says."""
+    for line in text.wrap(console, max(1, console.width - 2)):
+        line.rstrip()
+        console.print(Text("  ").append_text(line))

@@ -86,6 +86,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "{ours} against {theirs} in {measure}{task}, {difference}; seeds: {count}, at least 5 are needed.",
         "{measure}{task}における{ours}と{theirs}の差は{difference}（シード{count}個）。判定には5個以上が必要である。",
     ),
+    "lower": (" Lower is better: {ours} has the lower value.", "低いほど良い値であり、{ours}のほうが低い。"),
+    "higher": (" Lower is better: {ours} has the higher value.", "低いほど良い値であり、{ours}のほうが高い。"),
     "needed": (
         " To see a difference of {margin}, about {needed} seeds are needed.",
         "差{margin}を見分けるには、約{needed}個のシードが必要である。",
@@ -156,8 +158,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "seeds needed": ("seeds needed", "必要なシード数"),
     "margin": ("margin", "意味をもつ最小の差"),
     "positive": (
-        "Paired by seed; positive is better for the first arm. Intervals are of 95 %.",
-        "シードごとの対応のある差。正の値は最初の群に有利。区間は95%。",
+        "Paired by seed; positive is better for the first arm, also where lower values are better. Intervals are of "
+        "95 %. Power and seeds needed are for the margin, with so many claims.",
+        "シードごとの対応のある差。低いほど良い値でも、正の差は最初の群に有利。区間は95%。"
+        "検出力と必要なシード数は、主張の数を考慮し、意味をもつ最小の差についてのもの。",
     ),
     # failures
     "failed": ("Runs that failed", "失敗した実行"),
@@ -219,8 +223,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "FLOPsは数えていない（count_flops = true で数える）。",
     ),
     "all spent": (
-        "All {count} runs of this report that ended, tuning included: {hours}.",
-        "調整を含め、終了した全{count}件の実行：{hours}。",
+        "All {count} runs of this report that ended, tuning included: {spent}.",
+        "調整を含め、終了した全{count}件の実行：{spent}。",
     ),
     "projection": (
         "One run, and runs of ten and a hundred times the work, if time grows with it",
@@ -261,8 +265,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "Mean over tuning seeds, on the validation split; {way}, and was taken before the seeds that are judged ran.",
         "調整専用のシードと検証データでの平均。{way}、判定用のシードの実行前に選んだ。",
     ),
-    "higher": ("the highest was best", "最も高いものを"),
-    "lower": ("the lowest was best", "最も低いものを"),
+    "highest": ("the highest was best", "最も高いものを"),
+    "lowest": ("the lowest was best", "最も低いものを"),
     "taken": ("taken", "採用"),
     "trial failed": ("failed: {error}", "失敗：{error}"),
     # provenance
@@ -348,6 +352,8 @@ NOTES = {
     "versions": "{task}の実行は、{library}の異なるバージョンで行われた：{versions}。",
     "platforms": "{task}の実行は異なる環境で行われたため、所要時間は比較できない。",
     "changed": "最初の実行の後にスイートが変更された。内容は{count}通り（{digests}）。当初の主張：{claim} {claims}",
+    "out of reach": "{claims}件の主張のうち{count}件では、差がどれほど大きくても示すことができない。"
+    "シード{seeds}個では、全主張についてのHolm補正後のpが{least}を下回らないためである。少なくとも{needed}個のシードが必要である。",
     "began under another": "実行は別のスイート（{digest}）のもとで始まった。その主張：{claim}",
 }
 """Key of a note -> Japanese."""

@@ -116,8 +116,8 @@ class Judged:
         adjusted: The p-value after Holm's correction over all claims.
         equivalence: The p-value of two one-sided tests within the margin.
         verdict: In words.
-        powered: How likely as many seeds show a difference of the margin, with the spread that was
-            seen; None under two seeds.
+        powered: How likely as many seeds show a difference of the margin among so many claims, with
+            the spread that was seen; None under two seeds.
     """
 
     claim: Claim
@@ -185,6 +185,7 @@ def judge(rows: Sequence[Row], claims: Sequence[Claim], notes: Sequence[str] = (
     said += _missing(rows, arms, tasks)
     found = [(claim, task, difference(fine, claim, task)) for claim in claims for task in tasks]
     pvalues = [one.pvalue for _, _, one in found if one is not None]
+    said += _out_of_reach([len(one.values) for _, _, one in found if one is not None])
     adjusted = iter(statistics.holm(pvalues) if pvalues else [])
     judged = [
         _judged(claim, task, one, next(adjusted) if one is not None else 1.0, len(pvalues))
@@ -236,7 +237,8 @@ def _judged(claim: Claim, task: str, found: Difference | None, adjusted: float, 
         verdict = replace(verdict, kind=kind)
     powered = None
     if len(found.values) > 1:
-        powered = statistics.power(float(np.std(found.values, ddof=1)), claim.margin, len(found.values))
+        deviation = float(np.std(found.values, ddof=1))
+        powered = statistics.power(deviation, claim.margin, len(found.values), statistics.LEVEL / family)
     return Judged(claim, task, found, adjusted, statistics.equivalence(found.values, claim.margin), verdict, powered)
 
 
@@ -255,6 +257,27 @@ def _missing(rows: Sequence[Row], arms: Sequence[str], tasks: Sequence[str]) -> 
             text = "{task} has {count} seeds; under {fewest} differences are shown and no verdict is given."
             said.append(Note("few", text, task=task, count=len(every), fewest=FEWEST))
     return said
+
+
+def _out_of_reach(seeds: Sequence[int]) -> list[str]:
+    """A sentence where claims have verdicts but too few seeds for any difference to count as one.
+
+    Args:
+        seeds: Of each claim on each task, all of them one family.
+    """
+    if not seeds:
+        return []
+    least = statistics.holm([statistics.least_pvalue(count) for count in seeds])
+    lost = [(count, p) for count, p in zip(seeds, least, strict=True) if count >= FEWEST and p > statistics.LEVEL]
+    if not lost:
+        return []
+    needed = next(n for n in range(FEWEST, 100) if statistics.least_pvalue(n) * len(seeds) <= statistics.LEVEL)
+    text = (
+        "For {count} of {claims} claims no difference could have been shown, however large: with {seeds} seeds p is "
+        "never under {least} (Holm's correction for all claims). At least {needed} seeds are needed."
+    )
+    values = {"seeds": max(count for count, _ in lost), "least": f"{min(p for _, p in lost):.3g}", "needed": needed}
+    return [Note("out of reach", text, grave=True, count=len(lost), claims=len(seeds), **values)]
 
 
 def table(judgement: Judgement, task: str, measures: Sequence[str]) -> list[dict[str, Any]]:

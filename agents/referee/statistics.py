@@ -24,6 +24,7 @@ from coevo_env.errors import ConfigError, MissingExtraError
 
 __all__ = [
     "FEWEST",
+    "LEVEL",
     "Interval",
     "Verdict",
     "band",
@@ -32,6 +33,7 @@ __all__ = [
     "holm",
     "interquartile_mean",
     "interval",
+    "least_pvalue",
     "power",
     "seeds_needed",
     "sign_flip",
@@ -43,6 +45,8 @@ Values = Sequence[float] | np.ndarray
 """One number for each seed, (S,)."""
 FEWEST = 5
 """Seeds below which differences are shown and no verdict is given."""
+LEVEL = 0.05
+"""Of verdicts: an adjusted p up to it counts."""
 RESAMPLES = 9_999
 FLIPS = 1 << 16
 
@@ -166,6 +170,16 @@ def sign_flip(differences: Values) -> float:
     return float(found.pvalue)
 
 
+def least_pvalue(seeds: int) -> float:
+    """What `sign_flip` gives where all of so many differences have one sign and the same size: of
+    2^S signs two are as far from 0.
+
+    >>> least_pvalue(6)
+    0.03125
+    """
+    return 2.0 ** (1 - seeds) if seeds > 1 else 1.0
+
+
 def chance_of_improvement(ours: Values, theirs: Values) -> Interval:
     """How likely a run of ours is better than one of theirs, ties counted half; the interval
     resamples the seeds of each."""
@@ -201,10 +215,10 @@ def equivalence(differences: Values, margin: float) -> float:
     return float(described.ttost_mean(-margin, margin)[0])
 
 
-def power(deviation: float, effect: float, seeds: int, level: float = 0.05) -> float:
+def power(deviation: float, effect: float, seeds: int, level: float = LEVEL) -> float:
     """How likely `seeds` paired differences with that standard deviation show a true mean of
     `effect`, by the t-test; 0 where they are so few that `sign_flip` cannot reach the level."""
-    if seeds < 2 or 2.0 ** (1 - seeds) > level:
+    if seeds < 2 or least_pvalue(seeds) > level:
         return 0.0
     if deviation == 0:
         return 1.0
@@ -215,7 +229,7 @@ def power(deviation: float, effect: float, seeds: int, level: float = 0.05) -> f
     return found
 
 
-def seeds_needed(deviation: float, effect: float, wanted: float = 0.8, level: float = 0.05) -> int:
+def seeds_needed(deviation: float, effect: float, wanted: float = 0.8, level: float = LEVEL) -> int:
     """The fewest seeds with that power, at least 2 and at most 100,000."""
     low, high = 1, 100_000  # too few, and enough or as many as are looked at
     while high - low > 1:
@@ -261,14 +275,14 @@ def verdict(
     seen = f"{measure} differs by {found} over {count} seed{'s' * (count != 1)}"
     if count < FEWEST:
         return Verdict("", f"{ours} against {theirs}: {seen}; no verdict under {FEWEST} seeds.", "few")
-    if equivalence(values, margin) <= 0.05:
+    if equivalence(values, margin) <= LEVEL:
         sentence = f"{ours} and {theirs} are about equal: {seen}, less than the margin of {margin:g}."
         return Verdict("equivalent", sentence, "equal")
-    if adjusted <= 0.05 and found.estimate > 0:
+    if adjusted <= LEVEL and found.estimate > 0:
         return Verdict("supported", f"{ours} is better than {theirs}: {seen} (p = {adjusted:.3g}).", "better")
-    if adjusted <= 0.05:
+    if adjusted <= LEVEL:
         return Verdict("contradicted", f"{ours} is worse than {theirs}: {seen} (p = {adjusted:.3g}).", "worse")
-    needed = seeds_needed(float(values.std(ddof=1)), margin, level=0.05 / family)
+    needed = seeds_needed(float(values.std(ddof=1)), margin, level=LEVEL / family)
     sentence = f"{ours} against {theirs} is undecided: {seen} (p = {adjusted:.3g})."
     if needed > count:
         sentence += f" To see a difference of {margin:g}, about {needed} seeds are needed."

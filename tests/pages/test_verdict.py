@@ -85,6 +85,17 @@ def test_the_verdict_comes_first_at_any_width(width, lang):
     assert first in flat(text)
     assert flat(text).index(first) < 200
     assert max(len(line) for line in text.splitlines()) <= width
+    assert not re.search(r"^  n: 8 +$", text, re.MULTILINE)  # lines of lists are not filled up
+
+
+def test_lists_keep_every_word_and_are_not_filled_up():
+    said = "one two three four five six seven eight nine ten"
+    rows = [dataclasses.replace(one, samples=[{**one.samples[0], "after": said}]) for one in full(6)]
+    text = shown(made_of(rows), 40)
+    lines = text[text.index("say <i>it</i>") :].splitlines()
+    lines = lines[: lines.index("Provenance") - 1]
+    assert flat(" ".join(lines)).count(said) == 2 and len(lines) > 5
+    assert all(line == line.rstrip() and len(line) <= 40 for line in lines)
 
 
 CASES = {
@@ -114,6 +125,28 @@ def test_a_claim_that_they_are_equal_is_judged_as_that_and_told_by_what_was_seen
     assert said.text.endswith("The claim was that they are about equal.")
     apart = made_of(arms(0.9, 8, 0.05, np.random.default_rng(2)), [equal]).sections[0].lines[-1]
     assert apart.kind == "contradicted" and apart.text.startswith("Contradicted: a is better than b")
+
+
+@pytest.mark.parametrize("kl", [1.0, 3.0])
+def test_a_difference_of_what_is_better_when_lower_says_who_has_more(kl):
+    """Its sign is turned, so that it alone would be read the other way round."""
+    rows = [row(arm, seed, 0.5, value) for arm, value in (("a", kl), ("b", 2.0)) for seed in range(6)]
+    judgement = judge(rows, [Claim("a", "b", "kl", 0.1)])
+    sign, more, ending = ("+1.000", "lower", "低い。") if kl < 2 else ("−1.000", "higher", "高い。")
+    said = report(judgement).sections[0].lines[-1].text
+    assert sign in said and said.endswith(f"Lower is better: a has the {more} value.")
+    assert report(judgement, lang="ja").sections[0].lines[-1].text.endswith(f"aのほうが{ending}")
+    assert "Lower is better" not in made_of(full(6)).markdown()
+
+
+def test_claims_that_so_few_seeds_cannot_decide_say_so_first():
+    rows = arms(0.3, 6, 0.02, np.random.default_rng(0))
+    four = [dataclasses.replace(CLAIM, measure=name) for name in ("J", "reward", "kl", "distinct_2")]
+    line = made_of(rows, four).sections[0].lines[0]
+    assert line.kind == "warning" and line.text.startswith("For 4 of 4 claims no difference could have been shown")
+    assert "with 6 seeds p is never under 0.125" in line.text and line.text.endswith("At least 8 seeds are needed.")
+    assert "補正後のpが0.125を下回らない" in made_of(rows, four, lang="ja").sections[0].lines[0].text
+    assert made_of(rows).sections[0].lines[0].kind == "supported"
 
 
 def test_seeds_that_are_needed_are_told_only_where_they_are_more():
@@ -235,7 +268,8 @@ def test_a_frontier_has_its_hulls_and_its_points():
     assert list(chart.lines) == ["a", "b"] and chart.lines["a"][0][0] == 0.0
     assert len(chart.dots["a"][0]) == 11 and len(chart.dots["b"][0]) == 12
     assert "100% of the mean points of b are beaten" in " ".join(line.text for line in section.lines)
-    assert "1 of 24 runs failed" in made.sections[0].lines[1].text
+    warned = [line.text for line in made.sections[0].lines if line.kind == "warning"]
+    assert "with 5 seeds p is never under 0.0625" in warned[0] and "1 of 24 runs failed" in warned[1]
     assert made.colors["a @ 0.1"] == made.colors["a"] != made.colors["b"]
 
 

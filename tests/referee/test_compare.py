@@ -72,6 +72,32 @@ def test_more_claims_need_more_evidence():
     assert among > alone
 
 
+def test_power_is_that_among_all_claims():
+    """What is promised is what the verdict does: of six seeds and four claims it can call nothing a
+    difference, and of eight it can."""
+    for seeds, can in ((6, False), (7, False), (8, True)):
+        rows = arms(0.3, seeds, 0.001, np.random.default_rng(0))
+        claims = [Claim("a", "b", "J", 0.01)] + [Claim("a", "b", "reward", 0.01)] * 3
+        judgement = judge(rows, claims)
+        kinds = {one.verdict.kind for one in judgement.judged}
+        assert {one.powered for one in judgement.judged} == {float(can)}
+        assert kinds == {"supported" if can else "undecided"}
+        assert any("no difference could have been shown" in note for note in judgement.notes) is not can
+        alone = judge(rows, claims[:1])
+        assert alone.judged[0].verdict.kind == "supported" and alone.judged[0].powered == 1.0
+
+
+def test_claims_out_of_reach_are_told_by_those_with_most_seeds():
+    """By hand: the least p are 1/64 and 1/32 of 7 and 6 seeds, Holm's then 4/64 = 0.0625."""
+    rows = [one for one in arms(0.3, 7, 0.001, np.random.default_rng(0)) if (one.arm, one.seed) != ("b", 6)]
+    rows += [row("c", seed, 0.0) for seed in range(7)]
+    claims = [Claim("a", "c", "J", 0.01), Claim("a", "c", "reward", 0.01)]
+    claims += [Claim("a", "b", "J", 0.01), Claim("a", "b", "reward", 0.01)]
+    (said,) = [note for note in judge(rows, claims).notes if "could have been shown" in note]
+    assert said.startswith("For 4 of 4 claims") and "with 7 seeds p is never under 0.0625" in said
+    assert "At least 8 seeds" in said
+
+
 def test_under_five_seeds_there_is_no_verdict():
     judgement = judge(arms(0.5, 4, 0.01, np.random.default_rng(0)), [CLAIM])
     assert judgement.judged[0].verdict.kind == ""
